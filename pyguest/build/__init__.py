@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is built: kernel, driver, QEMU, guest image, initrd. Each module makes one of them."""

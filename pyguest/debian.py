@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian packages of any suite, fetched by apt with a state folder of its own.
+
+The machine's own sources stay as they are; only its mirror is taken from them.
+"""
+
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import paths, progress
+from .errors import LabError
+
+LISTS_MAX_AGE = 24 * 3600.0
+"""Seconds after which package lists are fetched anew; an old list names packages that left."""
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Base addresses of the main and of the security archive."""
+
+    main: str
+    security: str
+
+
+def parse_mirrors(text: str) -> Mirrors | None:
+    """The Debian mirrors in apt sources, of both forms; None where there is no main archive."""
+    found: dict[bool, str] = {}
+    uri = ""
+    for line in text.splitlines():
+        line = line.split("#", 1)[0].strip()
+        entry = re.match(r"deb(?:-src)?\s+(?:\[[^]]*\]\s*)?(\S+)\s+(\S+)\s+(.*)", line)
+        if entry and "main" in entry[3].split():
+            suites = [entry[2]]
+            address = entry[1]
+        elif line.lower().startswith("uris:"):
+            uri = line.split(":", 1)[1].split()[0]
+            continue
+        elif line.lower().startswith("suites:") and uri:
+            suites = line.split(":", 1)[1].split()
+            address = uri
+        else:
+            continue
+        for suite in suites:
+            if re.match(r"(bookworm|trixie|forky|sid|stable|testing|unstable)\b", suite):
+                found.setdefault("-security" in suite, address.rstrip("/"))
+    if False not in found:
+        return None
+    main = found[False]
+    return Mirrors(main, found.get(True, re.sub(r"/debian$", "/debian-security", main)))
+
+
+def machine_mirrors() -> Mirrors:
+    """The mirrors that this machine itself uses. LabError when it has none of Debian's."""
+    etc = Path("/etc/apt")
+    files = [etc / "sources.list"]
+    for suffix in ("list", "sources"):
+        files += sorted((etc / "sources.list.d").glob(f"*.{suffix}"))
+    mirrors = parse_mirrors("\n".join(file.read_text() for file in files if file.is_file()))
+    if not mirrors:
+        raise LabError("no Debian mirror in /etc/apt/sources.list(.d): add one, on a Debian 12 "
+                       "or 13 machine")
+    return mirrors
+
+
+class Archive:
+    """One suite's packages and sources."""
+
+    def __init__(self, suite: str) -> None:
+        self.suite = suite
+        self._dir = paths.cache_root() / "apt" / suite
+        self._log = self._dir / "apt.log"
+        self._config = self._dir / "apt.conf"
+
+    def sources(self, kind: str = "deb") -> list[str]:
+        """The suite's lines for a sources.list; `kind` is deb or deb-src."""
+        mirrors = machine_mirrors()
+        return [
+            f"{kind} {mirrors.main} {self.suite} main",
+            f"{kind} {mirrors.main} {self.suite}-updates main",
+            f"{kind} {mirrors.security} {self.suite}-security main",
+        ]
+
+    def show(self, package: str) -> dict[str, str]:
+        """The fields of the newest version of a package. LabError when there is none."""
+        text = self._apt("apt-cache", "show", "--no-all-versions", package)
+        fields = dict(
+            line.split(": ", 1) for line in text.splitlines() if re.match(r"[\w-]+: ", line)
+        )
+        if "Version" not in fields:
+            raise LabError(f"package {package} is not in Debian {self.suite}: "
+                           "change the package or the suite in targets.toml")
+        return fields
+
+    def source_version(self, package: str) -> str:
+        """The newest version of a source package. LabError when there is none."""
+        text = self._apt("apt-cache", "showsrc", "--only-source", package)
+        versions = re.findall(r"^Version: (.+)$", text, re.M)
+        if not versions:
+            raise LabError(f"source package {package} is not in Debian {self.suite}: "
+                           "change the source or the suite in targets.toml")
+        newest: str = versions[0]
+        for version in versions[1:]:
+            if subprocess.run(["dpkg", "--compare-versions", version, "gt", newest]).returncode == 0:
+                newest = version
+        return newest
+
+    def unpack(self, packages: list[str], into: Path) -> None:
+        """Fetch binary packages and unpack them below `into`."""
+        debs = into / ".debs"
+        debs.mkdir()
+        with progress.step(f"fetch {', '.join(packages)}") as step:
+            progress.run(["apt-get", "download", "-q", *packages], self._log, step,
+                         cwd=debs, env=self._env())
+        with progress.step(f"unpack {', '.join(packages)}") as step:
+            for deb in sorted(debs.iterdir()):
+                progress.run(["dpkg-deb", "-x", deb, into], self._log, step)
+                deb.unlink()
+        debs.rmdir()
+
+    def fetch_source(self, package: str, version: str, into: Path) -> Path:
+        """Fetch a source package into `into`; returns its upstream tarball."""
+        with progress.step(f"fetch the source of {package} {version}") as step:
+            progress.run(
+                ["apt-get", "source", "-q", "--download-only", f"{package}={version}"],
+                self._log, step, cwd=into, env=self._env(),
+            )
+        return next(into.glob("*.orig.tar.*"))
+
+    def _env(self) -> dict[str, str]:
+        self._refresh()
+        return {**os.environ, "APT_CONFIG": str(self._config), "LC_ALL": "C.UTF-8"}
+
+    def _apt(self, *command: str) -> str:
+        done = subprocess.run(command, env=self._env(), text=True, capture_output=True)
+        return done.stdout
+
+    def _refresh(self) -> None:
+        stamp = self._dir / "updated"
+        sources = "\n".join(self.sources() + self.sources("deb-src")) + "\n"
+        listed = self._dir / "sources.list"
+        fresh = (
+            stamp.exists()
+            and time.time() - stamp.stat().st_mtime < LISTS_MAX_AGE
+            and listed.read_text() == sources
+        )
+        if fresh:
+            return
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (self._dir / name).mkdir(parents=True, exist_ok=True)
+        (self._dir / "status").touch()
+        listed.write_text(sources)
+        self._config.write_text(
+            f'Dir::Etc::sourcelist "{listed}";\n'
+            'Dir::Etc::sourceparts "-";\n'
+            f'Dir::State "{self._dir}/state";\n'
+            f'Dir::State::status "{self._dir}/status";\n'
+            f'Dir::Cache "{self._dir}/cache";\n'
+            'APT::Sandbox::User "";\n'
+            'APT::Architecture "amd64";\n'
+            'APT::Install-Recommends "false";\n'
+            'Acquire::Languages "none";\n'
+            'Acquire::Retries "3";\n'
+        )
+        with progress.step(f"fetch the package lists of Debian {self.suite}") as step:
+            try:
+                progress.run(["apt-get", "update", "-q", "--error-on=any"], self._log, step,
+                             env={**os.environ, "APT_CONFIG": str(self._config)})
+            except LabError:
+                if not stamp.exists():
+                    raise
+                # Offline: what is cached may still do.
+                step.update("not reached, the lists of last time are used")
+        stamp.touch()

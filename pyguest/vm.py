@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One guest: its QEMU process, its serial console, QMP and SSH.
+
+A guest never hangs its user: each wait has a deadline, QEMU dies with this process, a panic
+ends it, and a boot that fails shows the last serial lines.
+"""
+
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from fabric import Connection
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from .accel import Accel, fall_back
+from .errors import LabError
+
+READY = "lab: ready"
+BOOT_DEADLINE = 120.0
+"""Seconds for a boot; the slowest seen under TCG on a busy machine is a third of it."""
+
+KVM_FIRST_LINE = 15.0
+"""Seconds within which a kernel under KVM must have said something."""
+
+FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
+
+
+class Network(Protocol):
+    """What a guest needs of the lab's network (see network.py)."""
+
+    def netdev_args(self, index: int) -> list[str]: ...
+    def guest_address(self, index: int) -> str: ...
+    def connect(self, index: int, timeout: float) -> socket.socket: ...
+    def prefix(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class VmConfig:
+    """What a guest is made of. Sizes in MiB."""
+
+    name: str
+    qemu: Path
+    accel: Accel
+    vmlinux: Path
+    initrd: Path
+    disk: Path
+    ssh_key: Path
+    memory_mib: int = 512
+    cpus: int = 2
+    index: int = 0
+    """The guest's number on the lab's network."""
+    balloon: str = "virtio-balloon-pci,message-vq=on"
+    """The balloon device's options; empty for none."""
+    append: str = ""
+    """More for the kernel's command line."""
+    extra: tuple[str, ...] = ()
+    """More QEMU arguments."""
+    prefix: tuple[str, ...] = ()
+    """A command that QEMU is started by, to put it into a cgroup for example."""
+    qmp_dir: Path | None = None
+    """Where hostctl's QMP socket, NAME.qmp, is put; the run folder when None."""
+
+
+def command(config: VmConfig, run: Path, network: Network) -> list[str]:
+    """The QEMU command line."""
+    # Under KVM the first kernel line is waited for; under TCG each line costs.
+    quiet = "quiet loglevel=4" if config.accel.kind == "tcg" else ""
+    append = (
+        f"console=ttyS0 root=/dev/vda rw panic=-1 oops=panic mitigations=off {quiet} "
+        f"net.ifnames=0 lab.name={config.name} lab.address={network.guest_address(config.index)} "
+        f"{config.append}"
+    )
+    argv = [*network.prefix(), *config.prefix, "setpriv", "--pdeathsig", "KILL", "--"]
+    argv += [str(config.qemu), "-name", config.name, "-nodefaults", "-no-user-config",
+             "-display", "none", "-no-reboot", "-machine", "q35,usb=off,vmport=off",
+             *config.accel.arguments, "-m", str(config.memory_mib), "-smp", str(config.cpus)]
+    for folder in FIRMWARE:
+        argv += ["-L", str(folder)]
+    argv += ["-kernel", str(config.vmlinux), "-initrd", str(config.initrd),
+             "-append", " ".join(append.split())]
+    argv += ["-drive", f"file={config.disk},format=raw,if=none,id=root,snapshot=on",
+             "-device", "virtio-blk-pci,drive=root,romfile="]
+    argv += network.netdev_args(config.index)
+    if config.balloon:
+        argv += ["-device", f"{config.balloon},id=balloon"]
+    argv += ["-serial", f"file:{run / 'serial.log'}"]
+    for path in (run / "lab.qmp", hostctl_socket(config, run)):
+        argv += ["-qmp", f"unix:{path},server=on,wait=off"]
+    return argv + list(config.extra)
+
+
+def hostctl_socket(config: VmConfig, run: Path) -> Path:
+    """The QMP socket that is hostctl's."""
+    return (config.qmp_dir or run) / f"{config.name}.qmp"
+
+
+@dataclass
+class Vm:
+    """A guest's run: a context manager that stops it."""
+
+    config: VmConfig
+    run_dir: Path
+    network: Network
+    boot_seconds: float = 0.0
+    _process: subprocess.Popen[bytes] | None = None
+    _qmp: QEMUMonitorProtocol | None = None
+    _ssh: Connection | None = None
+    _started: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> "Vm":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def serial_log(self) -> Path:
+        return self.run_dir / "serial.log"
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process (setpriv and the prefixes exec it)."""
+        assert self._process
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start QEMU; `wait_ready` waits for the guest."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.serial_log.unlink(missing_ok=True)
+        argv = command(self.config, self.run_dir, self.network)
+        (self.run_dir / "command").write_text(shlex.join(argv) + "\n")
+        self._started = time.monotonic()
+        with (self.run_dir / "qemu.log").open("wb") as log:
+            # umask: QMP sockets and logs are the owner's alone.
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log,
+                                             stderr=log, umask=0o077)
+
+    def boot(self, deadline: float = BOOT_DEADLINE) -> None:
+        """Start the guest and wait until it takes logins; falls back from KVM to TCG."""
+        self.start()
+        if self.config.accel.kind == "kvm":
+            try:
+                self._wait_serial("Linux version", KVM_FIRST_LINE)
+            except LabError:
+                self.stop()
+                accel = fall_back(f"{self.name} showed no kernel line in {KVM_FIRST_LINE:.0f} s")
+                self.config = VmConfig(**{**self.config.__dict__, "accel": accel})
+                self.start()
+        self.wait_ready(deadline)
+
+    def wait_ready(self, deadline: float = BOOT_DEADLINE) -> None:
+        """Wait for the guest's word on the serial console, then log in once."""
+        self._wait_serial(READY, deadline)
+        _ = self.qmp, self.ssh
+        self.boot_seconds = time.monotonic() - self._started
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def serial_text(self) -> str:
+        try:
+            return self.serial_log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    @property
+    def ssh(self) -> Connection:
+        """The kept SSH connection."""
+        if self._ssh is None:
+            connection = Connection(
+                "guest", user="root",
+                connect_kwargs={
+                    "sock": self.network.connect(self.config.index, 30.0),
+                    "key_filename": str(self.config.ssh_key),
+                    "look_for_keys": False, "allow_agent": False,
+                    "banner_timeout": 60, "auth_timeout": 60,
+                },
+            )
+            try:
+                connection.open()
+            except Exception as error:
+                raise self._failure(f"SSH failed ({error})") from error
+            self._ssh = connection
+        return self._ssh
+
+    def sh(self, command: str, *, timeout: float = 60.0, check: bool = True) -> str:
+        """Run a shell command in the guest; its standard output. LabError when it fails."""
+        try:
+            done = self.ssh.run(command, hide=True, warn=True, timeout=timeout, in_stream=False)
+        except Exception as error:
+            raise self._failure(f"{command!r}: {error}") from error
+        if check and done.failed:
+            raise LabError(f"guest {self.name}: {command!r} failed with status {done.return_code}: "
+                           f"{(done.stderr or done.stdout).strip()[-500:]}")
+        return str(done.stdout)
+
+    @property
+    def qmp(self) -> QEMUMonitorProtocol:
+        """The lab's own QMP connection."""
+        if self._qmp is None:
+            qmp = QEMUMonitorProtocol(str(self.run_dir / "lab.qmp"))
+            qmp.settimeout(20)
+            qmp.connect()
+            self._qmp = qmp
+        return self._qmp
+
+    def command(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401 (as QMP has it)
+        """A QMP command; what it returns."""
+        return self.qmp.cmd(name, **arguments)
+
+    def events(self, name: str, seconds: float, enough: int = 0) -> list[dict[str, Any]]:
+        """The QMP events of that name since the last call, and for so many seconds more.
+
+        Returns early once there are `enough` (0: waits out the time).
+        """
+        found: list[dict[str, Any]] = []
+        end = time.monotonic() + seconds
+        while True:
+            found += [event for event in self.qmp.get_events() if event["event"] == name]
+            left = end - time.monotonic()
+            if left <= 0 or (enough and len(found) >= enough):
+                return found
+            self.command("query-status")  # lets the client read what has come
+            time.sleep(min(left, 0.05))
+
+    def balloon_actual(self) -> int:
+        """The guest's RAM less its balloon, in bytes."""
+        return int(self.command("query-balloon")["actual"])
+
+    def set_target(self, size: int) -> None:
+        """Ask for a RAM size in bytes."""
+        self.command("balloon", value=size)
+
+    def stop(self) -> None:
+        """End QEMU at once; what the guest wrote is thrown away by design."""
+        for closing in (self._ssh, self._qmp):
+            if closing is not None:
+                try:
+                    closing.close()
+                except Exception:  # noqa: BLE001,S110  a dead peer cannot be closed
+                    pass
+        self._ssh = self._qmp = None
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+        hostctl_socket(self.config, self.run_dir).unlink(missing_ok=True)
+        (self.run_dir / "lab.qmp").unlink(missing_ok=True)
+
+    def _wait_serial(self, text: str, deadline: float) -> None:
+        end = time.monotonic() + deadline
+        while text not in self.serial_text():
+            if not self.alive():
+                raise self._failure("QEMU ended before the guest was up")
+            if time.monotonic() > end:
+                raise self._failure(f"no {text!r} on the serial console in {deadline:.0f} s")
+            time.sleep(0.05)
+
+    def _failure(self, what: str) -> LabError:
+        log = self.run_dir / "qemu.log"
+        said = log.read_text(errors="replace").strip()[-400:] if log.exists() else ""
+        lines = "\n".join(f"    {line}" for line in self.serial_text().splitlines()[-12:])
+        return LabError(f"guest {self.name}: {what}; the serial log is {self.serial_log}"
+                        + (f"; QEMU said: {said}" if said else "")
+                        + (f"; its last lines:\n{lines}" if lines else ""))
+
+
+def boot_all(vms: Sequence[Vm], deadline: float = BOOT_DEADLINE) -> None:
+    """Boot guests side by side."""
+    for vm in vms:
+        vm.start()
+    for vm in vms:
+        vm.wait_ready(deadline)
