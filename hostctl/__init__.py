@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's side of automatic ballooning: from pressure to balloon targets."""

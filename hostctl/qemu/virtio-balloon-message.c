@@ -1,0 +1,346 @@
+/*
+ * Virtio balloon: the message virtqueue
+ *
+ * A buffer holds one or more 32-bit messages, little-endian on a modern device
+ * and in the guest's byte order on a legacy one. Each known message becomes a
+ * BALLOON_PRESSURE event; what is not known is counted and ignored.
+ *
+ * Which queue is which
+ * --------------------
+ * The driver numbers its queues by the features that were negotiated; queues
+ * are allocated at realize, by the features that are offered. The two differ
+ * as soon as the driver declines one that has a queue. So with the message
+ * queue offered, an optional queue's role is looked up in the negotiated
+ * features: the negotiated ones come first, in their order, and the declined
+ * ones get the queues that are left over. Each role has a queue of its own at
+ * any time, hence none of the pointers in VirtIOBalloon is ever NULL or stands
+ * for a queue that another role uses. A kick on a queue whose role was
+ * declined does nothing.
+ *
+ * The ring size belongs to the index and not to the role: it is that of the
+ * queue which was allocated there. A message queue in the place of page
+ * reporting has 32 entries instead of 128, page reporting in the place of the
+ * free page hint has 1024 instead of 32. Drivers read the size, and each of
+ * the queues works with any of them.
+ *
+ * Roles follow set_features, and so they are right after a migration (the
+ * negotiated features are loaded through it), after a reset (no features: the
+ * order of realize) and for a legacy driver, which may write its features at
+ * any time, also more than once.
+ *
+ * Locking: all of this runs in the main loop or in a vCPU's exit, with the BQL
+ * held. The free page hint is the one queue that is served in an iothread; it
+ * reads its queue's pointer under free_page_lock, so that is taken to change
+ * the roles.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/iov.h"
+#include "qapi/qapi-events-machine.h"
+#include "qapi/visitor.h"
+#include "hw/virtio/virtio.h"
+#include "hw/virtio/virtio-access.h"
+#include "hw/virtio/virtio-balloon.h"
+#include "trace.h"
+
+#define MESSAGE_QUEUE_SIZE 128
+
+/* Inflate and deflate are always there. */
+#define FIRST_OPTIONAL_QUEUE 2
+
+/*
+ * The guest is not trusted: a driver sends no more than one message of each
+ * level in a buffer, and has one buffer in flight.
+ */
+#define MAX_MESSAGES_PER_BUFFER 16
+#define MAX_BUFFERS_PER_RUN 32
+
+static bool message_queue_offered(const VirtIOBalloon *s)
+{
+    return virtio_has_feature(s->host_features, VIRTIO_BALLOON_F_MESSAGE_VQ);
+}
+
+/* RAM in bytes less @pages of the balloon; the guest may claim any number. */
+static uint64_t ram_without(uint32_t pages)
+{
+    uint64_t ram = get_current_ram_size();
+    uint64_t balloon = (uint64_t)pages << VIRTIO_BALLOON_PFN_SHIFT;
+
+    return ram > balloon ? ram - balloon : 0;
+}
+
+static void message_received(VirtIOBalloon *s, uint32_t message)
+{
+    VirtIOBalloonMessageStats *stats = &s->message.stats;
+    g_autofree char *path = NULL;
+    BalloonPressureLevel level;
+    uint64_t actual;
+
+    switch (message) {
+    case VIRTIO_BALLOON_MSG_PRESSURE:
+        level = BALLOON_PRESSURE_LEVEL_LOW;
+        stats->low++;
+        break;
+    case VIRTIO_BALLOON_MSG_PRESSURE_MEDIUM:
+        level = BALLOON_PRESSURE_LEVEL_MEDIUM;
+        stats->medium++;
+        break;
+    case VIRTIO_BALLOON_MSG_PRESSURE_CRITICAL:
+        level = BALLOON_PRESSURE_LEVEL_CRITICAL;
+        stats->critical++;
+        break;
+    default:
+        trace_virtio_balloon_message_unknown(message);
+        stats->unknown++;
+        return;
+    }
+
+    actual = ram_without(s->actual);
+    trace_virtio_balloon_message(BalloonPressureLevel_str(level), actual);
+    path = object_get_canonical_path(OBJECT(s));
+    qapi_event_send_balloon_pressure(path, level, actual);
+}
+
+static void message_buffer_received(VirtIOBalloon *s,
+                                    const VirtQueueElement *elem)
+{
+    VirtIOBalloonMessageStats *stats = &s->message.stats;
+    uint32_t messages[MAX_MESSAGES_PER_BUFFER];
+    size_t size = iov_size(elem->out_sg, elem->out_num);
+    size_t count = size / sizeof(messages[0]);
+    size_t taken = MIN(count, ARRAY_SIZE(messages));
+    size_t i;
+
+    iov_to_buf(elem->out_sg, elem->out_num, 0, messages,
+               taken * sizeof(messages[0]));
+    for (i = 0; i < taken; i++) {
+        message_received(s, virtio_ldl_p(VIRTIO_DEVICE(s), &messages[i]));
+    }
+
+    stats->excess += count - taken;
+    if (size % sizeof(messages[0])) {
+        stats->truncated++;
+    }
+    if (count > taken || size % sizeof(messages[0])) {
+        trace_virtio_balloon_message_ignored(size, taken);
+    }
+}
+
+static void message_queue_run(VirtIODevice *vdev, VirtQueue *vq)
+{
+    VirtIOBalloon *s = VIRTIO_BALLOON(vdev);
+    VirtQueueElement *elem;
+    int done = 0;
+
+    while (done < MAX_BUFFERS_PER_RUN &&
+           (elem = virtqueue_pop(vq, sizeof(VirtQueueElement)))) {
+        message_buffer_received(s, elem);
+        virtqueue_push(vq, elem, 0);
+        g_free(elem);
+        done++;
+    }
+
+    if (done) {
+        virtio_notify(vdev, vq);
+    }
+    if (done == MAX_BUFFERS_PER_RUN) {
+        /* Let others run before the rest, if there is any. */
+        qemu_bh_schedule(s->message.bh);
+    }
+}
+
+static void message_queue_bh(void *opaque)
+{
+    VirtIOBalloon *s = opaque;
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+
+    /* A stopped machine's memory must not change; set_status comes back. */
+    if (vdev->vm_running &&
+        virtio_vdev_has_feature(vdev, VIRTIO_BALLOON_F_MESSAGE_VQ)) {
+        message_queue_run(vdev, s->message.vq);
+    }
+}
+
+static void optional_queue_run(VirtIODevice *vdev, VirtQueue *vq)
+{
+    VirtIOBalloon *s = VIRTIO_BALLOON(vdev);
+    unsigned int i;
+
+    for (i = 0; i < s->message.nr_roles; i++) {
+        const VirtIOBalloonRole *role = &s->message.roles[i];
+
+        if (*role->vq == vq && virtio_vdev_has_feature(vdev, role->feature)) {
+            role->handler(vdev, vq);
+            return;
+        }
+    }
+}
+
+/* Hand out queues to the roles that are, or are not, in @features. */
+static int assign_queues(VirtIOBalloon *s, int index, uint64_t features,
+                         bool negotiated)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    unsigned int i;
+
+    for (i = 0; i < s->message.nr_roles; i++) {
+        const VirtIOBalloonRole *role = &s->message.roles[i];
+
+        if (virtio_has_feature(features, role->feature) == negotiated) {
+            trace_virtio_balloon_queue_role(role->feature, index, negotiated);
+            *role->vq = virtio_get_queue(vdev, index++);
+        }
+    }
+    return index;
+}
+
+void virtio_balloon_message_set_features(VirtIODevice *vdev, uint64_t features)
+{
+    VirtIOBalloon *s = VIRTIO_BALLOON(vdev);
+    VirtQueue *old_svq = s->svq;
+    int index;
+
+    if (!message_queue_offered(s)) {
+        return;
+    }
+
+    qemu_mutex_lock(&s->free_page_lock);
+    index = assign_queues(s, FIRST_OPTIONAL_QUEUE, features, true);
+    assign_queues(s, index, features, false);
+    if (!virtio_has_feature(features, VIRTIO_BALLOON_F_FREE_PAGE_HINT)) {
+        /* Nobody is left who could end a hinting that is under way. */
+        s->free_page_hint_status = FREE_PAGE_HINT_S_STOP;
+    }
+    qemu_mutex_unlock(&s->free_page_lock);
+
+    /* A legacy driver can change its mind with a statistics buffer held. */
+    if (s->stats_vq_elem && s->svq != old_svq) {
+        virtqueue_unpop(old_svq, s->stats_vq_elem, 0);
+        g_free(s->stats_vq_elem);
+        s->stats_vq_elem = NULL;
+    }
+}
+
+void virtio_balloon_message_add_queue(VirtIOBalloon *s, VirtQueue **vq,
+                                      int size, unsigned int feature,
+                                      VirtIOHandleOutput handler)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    VirtIOBalloonMessage *m = &s->message;
+
+    if (!message_queue_offered(s)) {
+        *vq = virtio_add_queue(vdev, size, handler);
+        return;
+    }
+
+    assert(m->nr_roles < ARRAY_SIZE(m->roles));
+    m->roles[m->nr_roles++] = (VirtIOBalloonRole) {
+        .feature = feature,
+        .handler = handler,
+        .vq = vq,
+    };
+    *vq = virtio_add_queue(vdev, size, optional_queue_run);
+}
+
+void virtio_balloon_message_realize(VirtIOBalloon *s)
+{
+    if (!message_queue_offered(s)) {
+        return;
+    }
+    virtio_balloon_message_add_queue(s, &s->message.vq, MESSAGE_QUEUE_SIZE,
+                                     VIRTIO_BALLOON_F_MESSAGE_VQ,
+                                     message_queue_run);
+    s->message.bh = virtio_bh_new_guarded(DEVICE(s), message_queue_bh, s);
+}
+
+void virtio_balloon_message_unrealize(VirtIOBalloon *s)
+{
+    if (!message_queue_offered(s)) {
+        return;
+    }
+    qemu_bh_delete(s->message.bh);
+    s->message.bh = NULL;
+    virtio_delete_queue(s->message.vq);
+    s->message.vq = NULL;
+    s->message.nr_roles = 0;
+}
+
+void virtio_balloon_message_reset(VirtIOBalloon *s)
+{
+    if (s->message.bh) {
+        qemu_bh_cancel(s->message.bh);
+    }
+    s->message.stats = (VirtIOBalloonMessageStats) {};
+}
+
+void virtio_balloon_message_set_status(VirtIOBalloon *s, uint8_t status)
+{
+    /* Buffers may have been left over when the machine was stopped. */
+    if (s->message.bh && VIRTIO_DEVICE(s)->vm_running &&
+        (status & VIRTIO_CONFIG_S_DRIVER_OK)) {
+        qemu_bh_schedule(s->message.bh);
+    }
+}
+
+static void get_target(Object *obj, Visitor *v, const char *name,
+                       void *opaque, Error **errp)
+{
+    uint64_t target = ram_without(VIRTIO_BALLOON(obj)->num_pages);
+
+    visit_type_uint64(v, name, &target, errp);
+}
+
+static void get_message_stats(Object *obj, Visitor *v, const char *name,
+                              void *opaque, Error **errp)
+{
+    VirtIOBalloonMessageStats stats = VIRTIO_BALLOON(obj)->message.stats;
+
+    if (!visit_start_struct(v, name, NULL, 0, errp)) {
+        return;
+    }
+    if (visit_type_uint64(v, "low", &stats.low, errp) &&
+        visit_type_uint64(v, "medium", &stats.medium, errp) &&
+        visit_type_uint64(v, "critical", &stats.critical, errp) &&
+        visit_type_uint64(v, "unknown", &stats.unknown, errp) &&
+        visit_type_uint64(v, "excess", &stats.excess, errp) &&
+        visit_type_uint64(v, "truncated", &stats.truncated, errp)) {
+        visit_check_struct(v, errp);
+    }
+    visit_end_struct(v, NULL);
+}
+
+static const struct {
+    const char *name;
+    const char *type;
+    ObjectPropertyAccessor *get;
+    const char *description;
+} properties[] = {
+    { "target", "uint64", get_target,
+      "RAM in bytes that the guest is asked to get along with" },
+    { "message-stats", "struct", get_message_stats,
+      "messages of the guest since the last reset of the device" },
+};
+
+void virtio_balloon_message_instance_init(Object *obj)
+{
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(properties); i++) {
+        object_property_add(obj, properties[i].name, properties[i].type,
+                            properties[i].get, NULL, NULL, NULL);
+        object_property_set_description(obj, properties[i].name,
+                                        properties[i].description);
+    }
+}
+
+void virtio_balloon_message_add_aliases(Object *proxy, Object *obj)
+{
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(properties); i++) {
+        object_property_add_alias(proxy, properties[i].name, obj,
+                                  properties[i].name);
+    }
+}
