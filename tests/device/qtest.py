@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A QEMU without a guest: the test is the CPU (qtest), and watches over QMP."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from qemu.qmp import ConnectError, EventListener, QMPClient
+
+DEADLINE = 10.0
+"""Seconds for any single answer of QEMU."""
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+T = TypeVar("T")
+
+
+class QTest:
+    """The qtest protocol: one command a line, one answer each. Raises RuntimeError on FAIL."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(DEADLINE)
+        self._socket = connection
+        self._lines = connection.makefile("r", encoding="ascii")
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def command(self, *words: str | int) -> list[str]:
+        """Send a command; return the words after OK."""
+        line = " ".join(w if isinstance(w, str) else hex(w) for w in words)
+        self._socket.sendall(line.encode("ascii") + b"\n")
+        while True:
+            answer = self._lines.readline().split()
+            if not answer:
+                raise RuntimeError(f"QEMU closed the qtest socket on: {line[:80]}")
+            if answer[0] == "IRQ":
+                continue
+            if answer[0] != "OK":
+                raise RuntimeError(f"qtest {line[:80]}: {' '.join(answer)}")
+            return answer[1:]
+
+    def io_write(self, port: int, value: int, size: int = 4) -> None:
+        self.command("out" + "?bw?l"[size], port, value)
+
+    def io_read(self, port: int, size: int = 4) -> int:
+        return int(self.command("in" + "?bw?l"[size], port)[0], 16)
+
+    def store(self, address: int, value: int, size: int) -> None:
+        """One access of `size` bytes, as a CPU makes to a device's register."""
+        self.command("write" + "?bw?l???q"[size], address, value)
+
+    def load(self, address: int, size: int) -> int:
+        return int(self.command("read" + "?bw?l???q"[size], address)[0], 16)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write guest memory."""
+        if data:
+            self.command("write", address, len(data), "0x" + data.hex())
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes.fromhex(self.command("read", address, size)[0].removeprefix("0x"))
+
+
+class Machine:
+    """A q35 that executes nothing. Use it as a context manager: the process always ends."""
+
+    RAM = 256 << 20
+
+    def __init__(self, binary: Path, arguments: Sequence[str]) -> None:
+        self._command = [
+            str(binary), "-nodefaults", "-display", "none", "-machine", "q35",
+            "-accel", "qtest", "-m", f"{self.RAM}B", *arguments,
+        ]  # fmt: skip
+        self._stack = ExitStack()
+        self._loop = asyncio.new_event_loop()
+        self._qmp = QMPClient("test")
+        self._events = EventListener()
+        self._qmp.register_listener(self._events)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(self._loop.close)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qtest-")))
+            # Listening before QEMU starts saves polling for its sockets.
+            servers = []
+            for name in ("qtest", "qmp"):
+                server = stack.enter_context(socket.socket(socket.AF_UNIX))
+                server.bind(str(folder / name))
+                server.listen(1)
+                server.settimeout(DEADLINE)
+                servers.append(server)
+            self._log = folder / "stderr"
+            self.process = stack.enter_context(self._start(folder))
+            stack.callback(self.process.kill)
+            self.qtest = QTest(self._accept(servers[0], folder))
+            stack.callback(self.qtest.close)
+            try:
+                self._wait(self._qmp.connect(self._accept(servers[1], folder)))
+            except ConnectError as error:
+                raise RuntimeError(f"{' '.join(self._command)}: {self.log()}") from error
+            stack.callback(self._disconnect)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+        libc = ctypes.CDLL(None, use_errno=True)
+        # Nothing runs it, but a PC wants to have one.
+        firmware = folder / "firmware"
+        firmware.write_bytes(bytes(64 << 10))
+        sockets = ["-qtest", f"unix:{folder}/qtest", "-qmp", f"unix:{folder}/qmp"]
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                [*self._command, "-bios", firmware, "-qtest-log", "none", *sockets],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+            )
+
+    def _accept(self, server: socket.socket, folder: Path) -> socket.socket:
+        # Short waits, so that a QEMU that refuses its arguments is told at once.
+        server.settimeout(0.1)
+        for _ in range(round(DEADLINE / 0.1)):
+            try:
+                return server.accept()[0]
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    break
+        raise RuntimeError(f"{' '.join(self._command)}: {self.log()}")
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(asyncio.wait_for(work, DEADLINE))
+
+    def _disconnect(self) -> None:
+        # A QEMU that has died makes this fail; the test has failed by then.
+        with suppress(EOFError):
+            self._wait(self._qmp.disconnect())
+
+    def log(self) -> str:
+        """What QEMU wrote to stdout and stderr."""
+        return self._log.read_text(errors="replace")
+
+    def qmp(self, command: str, **arguments: object) -> object:
+        return self._wait(self._qmp.execute(command, arguments))
+
+    def wait_for(self, command: str, **wanted: object) -> None:
+        """Until the reply to a query holds these members; TimeoutError if it does not."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            reply = self.qmp(command)
+            if isinstance(reply, dict) and reply.items() >= wanted.items():
+                return
+            if time.monotonic() > end:
+                raise TimeoutError(f"{command}: {reply} and not {wanted}")
+            time.sleep(0.01)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The data of the events of that name since the last call, oldest first."""
+        # QMP answers in order: what was sent before this answer has arrived.
+        self.qmp("query-status")
+        found = [e["data"] for e in self._events.clear() if e["event"] == name]
+        return [data for data in found if isinstance(data, dict)]
