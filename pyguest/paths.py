@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import LabError
+
 TREE = Path(__file__).resolve().parent.parent
 """The checkout."""
 
@@ -42,6 +44,15 @@ def content_key(*parts: str | bytes | Path) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()[:12]
+
+
+def require_space(path: Path, need: int, what: str) -> None:
+    """LabError when the disk that holds `path` has less than `need` bytes free."""
+    path.mkdir(parents=True, exist_ok=True)
+    have = shutil.disk_usage(path).free
+    if have < need:
+        raise LabError(f"{what} needs {need >> 20} MiB in {path}, and {have >> 20} MiB are free: "
+                       "free some, or point XDG_CACHE_HOME at another disk")
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from fabric import Connection
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from .accel import Accel, fall_back
 from .errors import LabError
+from .network import Network
 
 READY = "lab: ready"
 BOOT_DEADLINE = 120.0
@@ -29,15 +30,6 @@ KVM_FIRST_LINE = 15.0
 """Seconds within which a kernel under KVM must have said something."""
 
 FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
-
-
-class Network(Protocol):
-    """What a guest needs of the lab's network (see network.py)."""
-
-    def netdev_args(self, index: int) -> list[str]: ...
-    def guest_address(self, index: int) -> str: ...
-    def connect(self, index: int, timeout: float) -> socket.socket: ...
-    def prefix(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,19 @@ class VmConfig:
     """A command that QEMU is started by, to put it into a cgroup for example."""
     qmp_dir: Path | None = None
     """Where hostctl's QMP socket, NAME.qmp, is put; the run folder when None."""
+
+
+def open_ssh(sock: socket.socket, key: Path) -> Connection:
+    """A login over an open socket."""
+    connection = Connection(
+        "guest", user="root",
+        connect_kwargs={
+            "sock": sock, "key_filename": str(key), "look_for_keys": False, "allow_agent": False,
+            "banner_timeout": 60, "auth_timeout": 60,
+        },
+    )
+    connection.open()
+    return connection
 
 
 def command(config: VmConfig, run: Path, network: Network) -> list[str]:
@@ -178,20 +183,11 @@ class Vm:
     def ssh(self) -> Connection:
         """The kept SSH connection."""
         if self._ssh is None:
-            connection = Connection(
-                "guest", user="root",
-                connect_kwargs={
-                    "sock": self.network.connect(self.config.index, 30.0),
-                    "key_filename": str(self.config.ssh_key),
-                    "look_for_keys": False, "allow_agent": False,
-                    "banner_timeout": 60, "auth_timeout": 60,
-                },
-            )
+            sock = self.network.connect(self.config.index, 30.0)
             try:
-                connection.open()
+                self._ssh = open_ssh(sock, self.config.ssh_key)
             except Exception as error:
                 raise self._failure(f"SSH failed ({error})") from error
-            self._ssh = connection
         return self._ssh
 
     def sh(self, command: str, *, timeout: float = 60.0, check: bool = True) -> str:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The doors. Each sets up what it needs by itself.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoballoon
+BIN := $(CACHE)/venv/bin
+PYGUEST := PYTHONPATH=$(CURDIR) $(BIN)/python -m pyguest
+PYTEST := PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest
+export KERNEL QEMU KDIR QEMU_SRC
+
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor build kmod qemu image demo lint test test-unit test-device \
+	test-guest test-e2e bench-boot clean distclean
+
+help: ## Show the doors
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml"
+	@echo "  KDIR=... QEMU_SRC=...   use a kernel or QEMU tree of your own"
+
+setup: ## Install what the lab needs (Debian and Python packages)
+	@./setup
+
+doctor: setup ## Say what this machine can do, and what to do about the rest
+	@$(PYGUEST) doctor
+
+build: setup ## Fetch and build kernel, driver, QEMU and guest image
+	@$(PYGUEST) build
+
+kmod: setup ## Build the guest driver alone
+	@$(PYGUEST) build kmod
+
+qemu: setup ## Build QEMU with the device alone
+	@$(PYGUEST) build qemu
+
+image: setup ## Build the guest image alone
+	@$(PYGUEST) build image
+
+demo: setup ## Two guests share a host that is too small for both
+	@$(PYGUEST) demo
+
+lint: setup ## ruff, mypy, shellcheck, and both checkpatch.pl
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@shellcheck setup .ci/run pyguest/guest/lab-boot pyguest/guest/initrd-init
+	@$(PYGUEST) checkpatch
+
+test: lint ## All tests
+	@$(PYGUEST) build
+	@$(PYTEST) tests
+
+test-unit: setup ## The tests that need no guest (seconds)
+	@$(PYTEST) tests/unit
+
+test-device: setup ## The tests of the QEMU device, without a guest
+	@$(PYTEST) tests/device
+
+test-guest: setup ## The tests of the driver in a guest
+	@$(PYTEST) tests/guest
+
+test-e2e: setup ## The tests of the whole loop
+	@$(PYTEST) tests/e2e
+
+bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)
+	@$(PYGUEST) bench-boot
+
+clean: ## Remove what was built for this checkout (caches of tools)
+	@echo "removing .mypy_cache, .ruff_cache, .pytest_cache, .hypothesis, __pycache__"
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove all that was fetched and built as well
+	@echo "removing $(CACHE) (kernels, QEMU, image, venv, logs)"
+	@rm -rf "$(CACHE)"

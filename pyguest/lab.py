@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab put together: what is built becomes guests on a network, stopped when one is done."""
+
+import os
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import accel, inject, network, paths, targets
+from .build import image, initrd, kernel, kmod, qemu
+from .errors import LabError
+from .vm import Vm, VmConfig
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a guest is made of, built."""
+
+    targets: targets.Targets
+    kernel: kernel.Kernel
+    image: image.Image
+    qemu: qemu.Qemu
+    driver: Path
+    """Our driver for the kernel."""
+    programs: dict[str, Path]
+    """The load programs, by name."""
+
+    def initrd(self, driver: Path | None) -> Path:
+        """The initrd that brings `driver` and the load programs along."""
+        payload = {f"bin/{name}": path for name, path in self.programs.items()}
+        payload |= {"messages.py": paths.TREE / "pyguest/guest/messages.py"}
+        if driver:
+            payload["virtio_balloon.ko"] = driver
+        return initrd.ensure(self.kernel, self.targets.image.modules, self.image.busybox, payload)
+
+    @property
+    def stock_driver(self) -> Path:
+        """The distribution's driver, as it came."""
+        return self.kernel.modules / "drivers/virtio/virtio_balloon.ko"
+
+
+def stock_qemu() -> Path:
+    """The distribution's own QEMU. LabError when it is not installed."""
+    found = shutil.which(qemu.BINARY)
+    if not found:
+        raise LabError(f"{qemu.BINARY} is not installed: run `make setup`")
+    return Path(found)
+
+
+def chosen(variable: str) -> str | None:
+    """What the user chose by KERNEL=, QEMU= or KDIR= in the environment; None for nothing."""
+    return os.environ.get(variable) or None
+
+
+def prepare() -> Parts:
+    """Build what is not in the cache. KERNEL= and QEMU= in the environment choose."""
+    wanted = targets.load()
+    kernel_target = wanted.kernel(chosen("KERNEL"))
+    qemu_target = wanted.qemu(chosen("QEMU"))
+    built_kernel = kernel.ensure(kernel_target)
+    programs = paths.cached("inject", paths.content_key(*inject.SOURCES), _build_programs)
+    return Parts(
+        targets=wanted,
+        kernel=built_kernel,
+        image=image.ensure(wanted.image, built_kernel),
+        qemu=qemu.ensure(qemu_target),
+        driver=kmod.ensure(built_kernel),
+        programs={name: programs / name for name in inject.PROGRAMS},
+    )
+
+
+def _build_programs(into: Path) -> None:
+    inject.build(into)
+
+
+class Lab:
+    """Guests on a network of their own. A context manager: it stops all that it started."""
+
+    MOST_GUESTS = 8
+    """Guests that one lab can have had; each has its own tap."""
+
+    def __init__(self, parts: Parts, name: str, acceleration: str = "auto") -> None:
+        self.parts = parts
+        self.accel = accel.choose(acceleration)
+        self.run_dir = paths.state_dir(name)
+        self.network: network.Network
+        self._stack = ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> "Lab":
+        self.network = self._stack.enter_context(network.open_network("auto", self.MOST_GUESTS))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def vm(self, name: str, driver: Path | None = None, **changes: Any) -> Vm:  # noqa: ANN401
+        """A guest with our driver (or `driver`); `changes` are fields of VmConfig. Not started."""
+        guest = self.parts.targets.guest
+        config = VmConfig(
+            name=name,
+            qemu=self.parts.qemu.binary,
+            accel=self.accel,
+            vmlinux=self.parts.kernel.vmlinux,
+            initrd=self.parts.initrd(driver or self.parts.driver),
+            disk=self.parts.image.disk,
+            ssh_key=self.parts.image.ssh_key,
+            memory_mib=guest.memory_mib,
+            cpus=guest.cpus,
+            index=self._count % self.MOST_GUESTS,
+        )
+        self._count += 1
+        vm = Vm(replace(config, **changes), self.run_dir / name, self.network)
+        return self._stack.enter_context(vm)
