@@ -36,7 +36,7 @@
 #define BALLOON_PRESSURE_SAMPLE_MS	10
 
 /* Pressure is over when no window was completed for this long. */
-#define BALLOON_PRESSURE_OVER_MS	1000
+#define BALLOON_PRESSURE_OVER_MS	250
 
 static unsigned int message_interval_ms = 100;
 module_param(message_interval_ms, uint, 0644);
