@@ -15,7 +15,7 @@ from .errors import LabError
 EXAMPLES = """\
 examples:
   pyguest doctor                        what this machine can do
-  pyguest build                         kernel, driver, QEMU, image; from the cache if they are there
+  pyguest build                         fetch and build what the cache does not have
   pyguest boot a                        a guest named a, until Ctrl-C
   pyguest ssh a -- free -m              a command in it, from another terminal
   pyguest trace messages a              a line for each pressure message that it sends

@@ -104,7 +104,8 @@ class Archive:
                            "change the source or the suite in targets.toml")
         newest: str = versions[0]
         for version in versions[1:]:
-            if subprocess.run(["dpkg", "--compare-versions", version, "gt", newest]).returncode == 0:
+            newer = subprocess.run(["dpkg", "--compare-versions", version, "gt", newest])
+            if newer.returncode == 0:
                 newest = version
         return newest
 

@@ -109,7 +109,9 @@ def _named(path: Path, what: str, table: dict[str, T], name: str) -> T:
 
 
 def _table(path: Path, kind: type[T], where: str, table: dict[str, Any], **given: str) -> T:
-    expected = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    expected: dict[str, Any] = {
+        field.name: field.type for field in fields(kind)  # type: ignore[arg-type]
+    }
     values: dict[str, Any] = {**table, **given}
     for key in values.keys() - expected.keys():
         raise LabError(f"{path}: [{where}] has an unknown key {key!r}: take it out")

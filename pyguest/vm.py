@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -211,7 +212,7 @@ class Vm:
             self._qmp = qmp
         return self._qmp
 
-    def command(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401 (as QMP has it)
+    def command(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401
         """A QMP command; what it returns."""
         return self.qmp.cmd(name, **arguments)
 
@@ -242,10 +243,8 @@ class Vm:
         """End QEMU at once; what the guest wrote is thrown away by design."""
         for closing in (self._ssh, self._qmp):
             if closing is not None:
-                try:
+                with suppress(Exception):  # a dead peer cannot be closed in good order
                     closing.close()
-                except Exception:  # noqa: BLE001,S110  a dead peer cannot be closed
-                    pass
         self._ssh = self._qmp = None
         if self._process is not None:
             if self._process.poll() is None:

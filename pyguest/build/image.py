@@ -42,7 +42,8 @@ class Image:
 def ensure(target: ImageTarget, kernel: Kernel) -> Image:
     """Build the image for a kernel (its headers are inside, for bcc), unless the cache has it."""
     key = paths.content_key(
-        repr((target.suite, target.size_mib, target.packages)), kernel.version, Path(__file__), GUEST / "inittab", GUEST / "lab-boot"
+        repr((target.suite, target.size_mib, target.packages)), kernel.version, Path(__file__),
+        GUEST / "inittab", GUEST / "lab-boot",
     )
     root = paths.cached(
         "image", f"{target.suite}-{kernel.release}-{key}",
@@ -110,7 +111,8 @@ def _lay_out(overlay: Path, kernel: Kernel) -> None:
     # Each look-up and each key exchange costs under TCG.
     (overlay / "etc/ssh/sshd_config.d/lab.conf").write_text(
         "UseDNS no\nPermitRootLogin prohibit-password\nUsePAM no\nMaxSessions 100\n"
-        "HostKey /etc/ssh/ssh_host_ed25519_key\nKexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org\n"
+        "HostKey /etc/ssh/ssh_host_ed25519_key\n"
+        "KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org\n"
         "Ciphers aes128-ctr,aes256-ctr\n"
     )
     modules = overlay / "usr/lib/modules" / kernel.release

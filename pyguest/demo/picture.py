@@ -3,13 +3,10 @@
 
 from pathlib import Path
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402 (after the choice of the backend)
-from matplotlib.axes import Axes  # noqa: E402
-
-from .record import Recording  # noqa: E402
+from .record import Recording
 
 MIB = 1 << 20
 LEVELS = {"low": ("tab:olive", 0), "medium": ("tab:orange", 1), "critical": ("tab:red", 2)}
@@ -19,10 +16,8 @@ def draw(record: Recording, path: Path) -> None:
     """Host use, limit and swap, and each guest's size, target, load and messages over time."""
     added = {event["guest"]: event for event in record.events("guest-added")}
     guests = sorted(added)
-    figure, axes = pyplot.subplots(
-        1 + len(guests), 1, sharex=True, figsize=(11, 3.0 * (1 + len(guests))),
-        constrained_layout=True,
-    )
+    figure = Figure(figsize=(11, 3.0 * (1 + len(guests))), layout="constrained")
+    axes = figure.subplots(1 + len(guests), 1, sharex=True)
     _draw_host(axes[0], record)
     for axis, guest in zip(axes[1:], guests, strict=True):
         _draw_guest(axis, record, guest, added[guest]["ram"])
@@ -30,7 +25,6 @@ def draw(record: Recording, path: Path) -> None:
     axes[-1].set_xlim(0, record.samples[-1].time - record.start)
     figure.suptitle("Two guests share a host that is too small for both", fontsize=13)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def _draw_host(axis: Axes, record: Recording) -> None:

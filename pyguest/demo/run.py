@@ -122,7 +122,7 @@ def _load(plan: GuestPlan, scenario: Scenario, vm: Vm, folder: Path, lock: threa
                         inject.parse_chunkload(said).records)
             with lock, (folder / "loads.jsonl").open("a") as file:
                 print(json.dumps(asdict(load)), file=file)
-    except BaseException as error:  # noqa: BLE001 (told to the main thread)
+    except BaseException as error:  # told to the main thread
         failures.append(error)
 
 
