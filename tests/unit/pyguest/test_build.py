@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parts of the builds that need no build: mirrors, patches, images, cache, progress."""
+
+import lzma
+import os
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyguest import debian, paths, progress
+from pyguest.build import image, kernel, patch, qemu
+from pyguest.errors import LabError
+
+ONE_LINE = """
+# deb cdrom:[x] bookworm main
+deb [arch=amd64 signed-by=/k.gpg] http://a.example/debian bookworm main contrib
+deb-src http://a.example/debian bookworm main
+deb http://sec.example/debian-security bookworm-security main
+deb http://other.example/packages cloud-sdk main
+"""
+DEB822 = """
+Types: deb
+URIs: http://b.example/debian/
+Suites: trixie trixie-updates
+Components: main
+
+Types: deb
+URIs: http://b.example/debian-security
+Suites: trixie-security
+Components: main
+
+Types: deb
+URIs: https://x.example/node
+Suites: nodistro
+"""
+
+
+def test_mirrors_in_both_forms() -> None:
+    assert debian.parse_mirrors(ONE_LINE) == debian.Mirrors(
+        "http://a.example/debian", "http://sec.example/debian-security")
+    assert debian.parse_mirrors(DEB822) == debian.Mirrors(
+        "http://b.example/debian", "http://b.example/debian-security")
+
+
+def test_no_mirror_and_no_security_mirror() -> None:
+    assert debian.parse_mirrors("deb https://x.example/node nodistro main") is None
+    only_main = debian.parse_mirrors("deb http://a.example/debian bookworm main")
+    assert only_main == debian.Mirrors("http://a.example/debian",
+                                       "http://a.example/debian-security")
+
+
+@given(st.text())
+def test_mirrors_of_any_text(text: str) -> None:
+    debian.parse_mirrors(text)
+
+
+def tree_with(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "tree/drivers").mkdir(parents=True)
+    (tmp_path / "tree/drivers/x.c").write_text(text)
+    return tmp_path / "tree"
+
+
+PATCH = """\
+--- a/drivers/x.c
++++ b/drivers/x.c
+@@ -1,3 +1,4 @@
+ one
++and a half
+ two
+ three
+"""
+
+
+def test_patch_applies(tmp_path: Path) -> None:
+    tree = tree_with(tmp_path, "one\ntwo\nthree\n")
+    hook = tmp_path / "hook.patch"
+    hook.write_text(PATCH)
+    patch.apply(hook, tree, "X 1")
+    assert (tree / "drivers/x.c").read_text() == "one\nand a half\ntwo\nthree\n"
+    assert patch.files(hook) == ["drivers/x.c"]
+
+
+def test_patch_that_does_not_apply_names_hunk_and_file(tmp_path: Path) -> None:
+    tree = tree_with(tmp_path, "uno\ndos\ntres\n")
+    hook = tmp_path / "hook.patch"
+    hook.write_text(PATCH)
+    with pytest.raises(LabError, match=r"hunk 1 \(line 1\) of drivers/x.c.*apply to X 1; rebase"):
+        patch.apply(hook, tree, "X 1")
+    assert sorted(path.name for path in tree.rglob("*")) == ["drivers", "x.c"]
+
+
+def bzimage(payload: bytes) -> bytes:
+    head = bytearray(0x400)
+    head[0x1F1] = 1
+    head[0x1FE:0x200] = b"\x55\xaa"
+    struct.pack_into("<II", head, 0x248, 16, len(payload))
+    return bytes(head) + bytes(16) + payload
+
+
+def test_vmlinux_comes_out_of_the_bzimage() -> None:
+    elf = b"\x7fELF" + os.urandom(1000)
+    # The kernel's build appends the size after the xz stream.
+    assert kernel.extract_vmlinux(bzimage(lzma.compress(elf) + b"\0\0\0\0")) == elf
+
+
+@given(st.binary(max_size=0x500))
+def test_vmlinux_of_anything_is_a_clear_error(data: bytes) -> None:
+    with pytest.raises(LabError):
+        kernel.extract_vmlinux(data)
+
+
+def test_unknown_compression_is_named() -> None:
+    with pytest.raises(LabError, match="something else than xz"):
+        kernel.extract_vmlinux(bzimage(b"\x28\xb5\x2f\xfd0000"))
+
+
+def test_cache_builds_once_and_keeps_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built: list[Path] = []
+
+    def build(into: Path) -> None:
+        built.append(into)
+        (into / "file").write_text("x")
+
+    def fail(into: Path) -> None:
+        (into / "half").write_text("x")
+        raise LabError("no")
+
+    with pytest.raises(LabError):
+        paths.cached("kind", "key", fail)
+    assert [path.name for path in (tmp_path / "autoballoon/kind").iterdir()] == []
+    first = paths.cached("kind", "key", build)
+    assert paths.cached("kind", "key", build) == first
+    assert len(built) == 1
+    assert (first / "file").read_text() == "x"
+
+
+def test_content_key_keeps_parts_apart(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("b")
+    assert paths.content_key("a", file) == paths.content_key("a", "b")
+    assert paths.content_key("ab", "") != paths.content_key("a", "b")
+
+
+def test_no_space_says_need_and_have(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"QEMU needs \d+ MiB in .*XDG_CACHE_HOME"):
+        paths.require_space(tmp_path, 1 << 60, "QEMU")
+
+
+def test_failing_command_shows_its_last_lines(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LabError, match="status 3.*the whole log is .*\n.*the reason"),
+        progress.step("try") as step,
+    ):
+        progress.run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"],
+                     tmp_path / "log", step)
+
+
+def test_missing_command_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no-such-command is not installed"), \
+            progress.step("try") as step:
+        progress.run(["no-such-command"], tmp_path / "log", step)
+
+
+def test_own_trees_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyguest import targets
+    from pyguest.build import kmod
+
+    monkeypatch.setenv("QEMU_SRC", str(tmp_path))
+    with pytest.raises(LabError, match="is no QEMU source tree"):
+        qemu.ensure(targets.load().qemu())
+    with pytest.raises(LabError, match="has no drivers/virtio/virtio_balloon.c"):
+        kmod.build_for_tree(tmp_path, "6.1", tmp_path / "out")
+
+
+def test_configure_arguments_have_no_comments() -> None:
+    arguments = qemu.configure_arguments()
+    assert "--enable-tcg" in arguments
+    assert all(argument.startswith("--") for argument in arguments)
+
+
+def test_headers_in_the_image_are_pruned() -> None:
+    assert image._unused("/x/arch", ["x86", "arm64", "um", "Kconfig"]) == {"arm64"}
+    assert image._unused("/x/linux-headers-6.1-common", ["include", "drivers"]) == {"drivers"}
+    assert image._unused("/x/include", ["drivers"]) == set()
