@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's root file system: Debian by mmdebstrap, as an ext4 image, without a loop mount."""
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ GUEST = paths.TREE / "pyguest/guest"
 # Folders of the kernel's headers that no eBPF program includes.
 UNUSED_HEADERS = ("Documentation", "drivers", "sound", "samples", "tools")
 KEPT_ARCH = "x86"
+
+NEEDS_BYTES = 2 << 30
+"""Free disk space for a build: two unpacked trees of 0.5 GiB and the image, and room."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def ensure(target: ImageTarget, kernel: Kernel) -> Image:
 
 
 def _build(target: ImageTarget, kernel: Kernel, into: Path) -> None:
+    paths.require_space(into, NEEDS_BYTES, "the guest image")
     archive = Archive(target.suite)
     log = paths.state_dir("build") / "image.log"
     log.unlink(missing_ok=True)
@@ -91,7 +96,9 @@ def _build(target: ImageTarget, kernel: Kernel, into: Path) -> None:
              *(f"--dpkgopt=path-exclude=/usr/share/{name}/*"
                for name in ("doc", "man", "locale", "info")),
              f"--customize-hook={finish}", target.suite, "-", *archive.sources()],
-            log, step, how_far=r"(I: \w.*|Setting up \S+)",
+            log, step, how_far=r"(I: [a-z ]+|Setting up \S+)",
+            # /tmp may be small, and in memory.
+            env={**os.environ, "TMPDIR": str(into)},
         )
     shutil.rmtree(overlay)
     finish.unlink()

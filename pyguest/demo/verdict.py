@@ -60,6 +60,6 @@ def _deflation(record: Recording) -> str | None:
                  if a["time"] > when and a["actual"] > event["actual"]]
         if traced and grown:
             return (f"guest {guest}'s message at {told[-1] - record.start:.1f} s, seen by the "
-                    f"tracer and the device: asked to grow {1000 * (when - told[-1]):.0f} ms "
+                    f"tracer and the device: asked to grow {1000 * (when - told[-1]):.1f} ms "
                     f"later, and did {grown[0]['time'] - when:.2f} s after that")
     return None

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -58,24 +59,36 @@ def screen(record: Recording) -> Group:
             last = f"{messages[-1]['level']}, {sample.time - messages[-1]['time']:.0f} s ago"
         guests.add_row(guest, f"{size // MIB} MiB", f"{target // MIB} MiB",
                        f"{(ram - size) // MIB} MiB", str(len(messages)), last)
-    lines = [describe(event, record.start) for event in record.journal
-             if event["event"] in ("host-pressure", "guest-message", "decision")]
     return Group(Text(f"{sample.time - record.start:.0f} s", style="bold"), host, Text(), guests,
-                 Text(), *(Text(line) for line in lines[-LAST_EVENTS:]))
+                 Text(), *(Text(line) for line in story(record)[-LAST_EVENTS:]))
 
 
-def describe(event: dict[str, object], start: float) -> str:
-    """One event or decision of the journal in words."""
-    when = f"{float(str(event['time'])) - start:7.1f} s  "
+def story(record: Recording) -> list[str]:
+    """What happened, a line each; what happens again at once is counted and not repeated."""
+    lines: list[tuple[float, str, int]] = []
+    for event in record.journal:
+        words = describe(event)
+        if words is None:
+            continue
+        if lines and lines[-1][1] == words:
+            lines[-1] = (lines[-1][0], words, lines[-1][2] + 1)
+        else:
+            lines.append((event["time"] - record.start, words, 1))
+    return [f"{when:7.1f} s  {words}" + (f", {count} times" if count > 1 else "")
+            for when, words, count in lines]
+
+
+def describe(event: dict[str, Any]) -> str | None:
+    """An event or decision of the journal in words; None for what is not part of the story."""
     match event["event"]:
         case "host-pressure":
-            return when + f"host pressure ({event['level']})"
+            return f"host pressure ({event['level']})"
         case "guest-message":
-            return when + f"guest {event['guest']}: message {event['level']}"
+            return f"guest {event['guest']}: message {event['level']}"
         case "decision":
-            old, new = int(str(event["old"])) // MIB, int(str(event["new"])) // MIB
-            return when + f"guest {event['guest']}: {old} -> {new} MiB for {event['reason']}"
-    return when + str(event["event"])
+            old, new = event["old"] // MIB, event["new"] // MIB
+            return f"guest {event['guest']}: {old} -> {new} MiB for {event['reason']}"
+    return None
 
 
 class View:

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from pyguest import lab, targets
+from pyguest.build import qemu
 
 
 @pytest.fixture(scope="session")
 def qemu_binary() -> Path:
-    """The QEMU with our device, from the environment variable QEMU."""
-    value = os.environ.get("QEMU")
-    if not value:
-        pytest.fail("QEMU is not set: set it to the path of the lab's qemu-system-x86_64")
-    binary = Path(value)
-    if not os.access(binary, os.X_OK):
-        pytest.fail(f"QEMU={value}: not a program; set it to the lab's qemu-system-x86_64")
-    return binary
+    """The QEMU with our device, built when it is not in the cache; QEMU= chooses the target."""
+    return qemu.ensure(targets.load().qemu(lab.chosen("QEMU"))).binary

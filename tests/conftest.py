@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests for tests: what they are made of, a shared one and own ones, and what they complained of.
+
+The kernel's complaints are compared before and after each test that has a guest. Serial logs and
+journals stay in the cache's runs folder; a failed test's report says where.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pyguest import lab as guest_lab
+from pyguest import paths
+from pyguest.vm import Vm
+
+COMPLAINT = re.compile(
+    r"WARNING:|BUG:|BUG at|Oops|rcu.*(stall|starved)|soft lockup|blocked for more than|Call Trace"
+    r"|Kernel panic|Out of memory"
+)
+SERIAL_LINES = 20
+
+_FOLDERS = pytest.StashKey[list[Path]]()
+_FAILED = pytest.StashKey[bool]()
+
+Boot = Callable[..., Vm]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell where a failed test's logs are, with the last lines of the serial consoles."""
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+        for folder in item.stash.get(_FOLDERS, []):
+            report.sections.append(("logs kept", str(folder)))
+            for serial in sorted(folder.rglob("serial.log")):
+                lines = serial.read_text(errors="replace").splitlines()[-SERIAL_LINES:]
+                report.sections.append((str(serial), "\n".join(lines)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def parts() -> guest_lab.Parts:
+    """All that a guest is made of, built when it is not in the cache."""
+    return guest_lab.prepare()
+
+
+@pytest.fixture
+def run_folder(request: pytest.FixtureRequest) -> Path:
+    """An empty folder for what the test's guests and daemons write."""
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    folder = paths.state_dir(f"tests/{request.node.path.stem}/{name}")
+    shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    request.node.stash.setdefault(_FOLDERS, []).append(folder)
+    return folder
+
+
+@pytest.fixture
+def lab(parts: guest_lab.Parts, run_folder: Path) -> Iterator[guest_lab.Lab]:
+    """A lab of the test's own: all that it started ends with the test."""
+    with guest_lab.Lab(parts, str(run_folder.relative_to(paths.state_dir("")))) as one:
+        yield one
+
+
+@pytest.fixture
+def boot(lab: guest_lab.Lab) -> Iterator[Boot]:
+    """Boot a guest of the test's own: `boot(name, driver, **changes)` as `Lab.vm`."""
+    vms: list[Vm] = []
+
+    def start(name: str, driver: Path | None = None, **changes: object) -> Vm:
+        vm = lab.vm(name, driver, **changes)
+        vms.append(vm)
+        vm.boot()
+        return vm
+
+    yield start
+    for vm in vms:
+        assert not complaints(vm)
+
+
+class _Shared:
+    """The guest that is shared: booted when it is first needed, and again after a failure."""
+
+    def __init__(self, parts: guest_lab.Parts) -> None:
+        self._parts = parts
+        self._stack = ExitStack()
+        self._vm: Vm | None = None
+
+    def get(self) -> Vm:
+        if self._vm is None:
+            one = self._stack.enter_context(guest_lab.Lab(self._parts, "tests/shared"))
+            sockets = one.run_dir / "qmp"
+            sockets.mkdir(mode=0o700, exist_ok=True)
+            vm = one.vm("shared", qmp_dir=sockets)
+            vm.boot()
+            self._vm = vm
+        return self._vm
+
+    def drop(self) -> None:
+        self._vm = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def shared(parts: guest_lab.Parts) -> Iterator[_Shared]:
+    holder = _Shared(parts)
+    yield holder
+    holder.drop()
+
+
+@pytest.fixture
+def guest(shared: _Shared, request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """The shared guest: our driver on our QEMU, the whole of its RAM, no load, nothing queued.
+
+    A test leaves it as it was. After one that failed, the next gets a new one.
+    """
+    vm = shared.get()
+    request.node.stash.setdefault(_FOLDERS, []).append(vm.run_dir)
+    before = complaints(vm)
+    vm.events("BALLOON_PRESSURE", 0)
+    yield vm
+    try:
+        if not request.node.stash.get(_FAILED, False):
+            assert complaints(vm) == before
+            assert vm.balloon_actual() == vm.config.memory_mib << 20, "the balloon was left inflated"
+    except BaseException:
+        request.node.stash[_FAILED] = True
+        raise
+    finally:
+        if request.node.stash.get(_FAILED, False):
+            shared.drop()
+
+
+def complaints(vm: Vm) -> list[str]:
+    """What the guest's kernel complained of so far; the serial console's word if it is dead."""
+    said = vm.sh("dmesg") if vm.alive() else vm.serial_text()
+    return [line for line in said.splitlines() if COMPLAINT.search(line)]
+
+
+@pytest.fixture(scope="session")
+def needs_root() -> None:
+    """Skip where limited hosts cannot be made."""
+    if os.geteuid() != 0:
+        pytest.skip("a limited host (memory cgroup, swap file) needs root: use sudo")

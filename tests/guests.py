@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tests ask of guests. Sizes are bytes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyguest.host import parse_counters
+from pyguest.vm import Vm
+
+MIB = 1 << 20
+PAGE = 4096
+
+MESSAGE_VQ = 23
+REPORTING = 5
+
+DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
+INJECT = "/sys/kernel/debug/virtio_balloon/inject"
+INTERVAL = "/sys/module/virtio_balloon/parameters/message_interval_ms"
+TRACING = "/sys/kernel/tracing"
+CACHELOAD = "/run/lab/bin/cacheload -S 600 /dev/vda"
+"""Reads the root disk, which is larger than the guest's memory, until it is killed."""
+
+DEADLINE = 90.0
+"""Seconds for what takes a few on an idle machine."""
+
+
+def ram(vm: Vm) -> int:
+    return vm.config.memory_mib * MIB
+
+
+def wait_until(done: Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
+    """Wait for a condition; TimeoutError names it."""
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+def wait_actual(vm: Vm, size: int) -> None:
+    """Until the guest has that size."""
+    try:
+        wait_until(lambda: vm.balloon_actual() == size, "")
+    except TimeoutError:
+        raise TimeoutError(f"guest {vm.name} has {vm.balloon_actual()} bytes of memory and not "
+                           f"{size} after {DEADLINE:.0f} s") from None
+
+
+def resize(vm: Vm, size: int) -> None:
+    """Set a target and wait until the guest is there."""
+    vm.set_target(size)
+    wait_actual(vm, size)
+
+
+def features(vm: Vm) -> set[int]:
+    """The feature bits that the balloon driver and its device agreed on."""
+    bits = vm.sh(f"cat {DRIVER}/virtio*/features").strip()
+    return {bit for bit, value in enumerate(bits) if value == "1"}
+
+
+def inject(vm: Vm, *levels: int) -> None:
+    """Have the driver send messages, further apart than its usual interval."""
+    for level in levels:
+        vm.sh(f"echo {level} > {INJECT}; sleep 0.3")
+
+
+def told(vm: Vm, seconds: float, enough: int = 0) -> list[str]:
+    """The levels of the pressure events that QMP has had, as `Vm.events`."""
+    found = vm.events("BALLOON_PRESSURE", seconds, enough)
+    return [str(event["data"]["level"]) for event in found]
+
+
+def counters(vm: Vm) -> dict[str, int]:
+    """The guest's /proc/vmstat."""
+    return parse_counters(vm.sh("cat /proc/vmstat"))
+
+
+def mem_total(vm: Vm) -> int:
+    """The memory that the guest's kernel counts as its own."""
+    return int(vm.sh("awk '/^MemTotal:/ {print $2}' /proc/meminfo")) << 10
+
+
+@contextmanager
+def background(vm: Vm, command: str) -> Iterator[None]:
+    """Run a command in the guest meanwhile; it is killed at the end."""
+    pid = vm.sh(f"setsid sh -c 'exec {command}' >/dev/null 2>&1 </dev/null & echo $!").strip()
+    try:
+        yield
+    finally:
+        vm.sh(f"kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done", check=False)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One trace event, `time` in seconds of the guest's monotonic clock."""
+
+    time: float
+    name: str
+    fields: dict[str, str]
+
+
+_LINE = re.compile(r"\s(\d+\.\d+): (\w+): (.*)")
+
+
+@dataclass
+class Trace:
+    """The events of a trace; filled at the end of `traced`."""
+
+    events: list[Traced]
+
+    def of(self, name: str) -> list[Traced]:
+        return [event for event in self.events if event.name == name]
+
+
+@contextmanager
+def traced(vm: Vm, *names: str) -> Iterator[Trace]:
+    """Trace the driver's events of these names, and what is written to trace_marker."""
+    toggles = " ".join(f"{TRACING}/events/virtio_balloon/{name}/enable" for name in names)
+    vm.sh(f"echo mono > {TRACING}/trace_clock; echo > {TRACING}/trace; "
+          f"for one in {toggles}; do echo 1 > $one; done")
+    trace = Trace([])
+    try:
+        yield trace
+    finally:
+        vm.sh(f"for one in {toggles}; do echo 0 > $one; done", check=False)
+    for line in vm.sh(f"cat {TRACING}/trace").splitlines():
+        match = _LINE.search(line)
+        if match and not line.startswith("#"):
+            fields = dict(pair.split("=", 1) for pair in match[3].split() if "=" in pair)
+            trace.events.append(Traced(float(match[1]), match[2], fields))
