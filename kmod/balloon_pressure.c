@@ -5,14 +5,16 @@
  * A shrinker that is not memcg-aware is called by guest-wide reclaim and by
  * nothing else, so being asked for a count is the sign that the guest has begun
  * to reclaim. How hard it is follows from the guest-wide scan and steal
- * counters, with vmpressure's window and thresholds. A container that meets its
- * own limit moves neither. Without reclaim nothing here runs.
+ * counters, with vmpressure's window and thresholds (not its look at the scan
+ * priority, which no module can see). A container that meets its own limit moves
+ * neither. Without reclaim nothing here runs.
  *
  * What runs where:
  *   count_objects	reclaim (kswapd or a task that allocates): one flag and
- *			queue_work(); takes no lock, allocates nothing
- *   sample_work	process context on a queue with a rescuer, because no
- *			worker can be forked when it is needed most
+ *			a timer; takes no sleeping lock, allocates nothing
+ *   sample_work,
+ *   resume_work	process context, one at a time, on a queue with a
+ *			rescuer: no worker can be forked when it is needed most
  *   acked		the virtqueue's interrupt
  */
 #include <linux/debugfs.h>
@@ -24,6 +26,10 @@
 #include "balloon_compat.h"
 #include "balloon_pressure.h"
 
+#ifndef CONFIG_VM_EVENT_COUNTERS
+#error "memory pressure is computed from VM event counters: set CONFIG_VM_EVENT_COUNTERS"
+#endif
+
 #define CREATE_TRACE_POINTS
 #include "virtio_balloon_trace.h"
 
@@ -32,7 +38,10 @@
 #define BALLOON_PRESSURE_MEDIUM		60
 #define BALLOON_PRESSURE_CRITICAL	95
 
-/* Summing the counters of all CPUs is not free: at most this often. */
+/*
+ * From reclaim's first sign to the look at its counters. Summing them up is not
+ * free, and what a burst of reclaim did is known at its end.
+ */
 #define BALLOON_PRESSURE_SAMPLE_MS	10
 
 /* Pressure is over when no window was completed for this long. */
@@ -48,7 +57,11 @@ static unsigned int balloon_pressure_level(unsigned long scanned,
 {
 	unsigned long missed;
 
-	/* Freed slab pages count as reclaimed and were never scanned. */
+	/*
+	 * The counters are not read at one instant. Freed slab pages are in
+	 * neither: unlike in vmpressure, a guest that frees mostly slab looks
+	 * worse than it is.
+	 */
 	if (reclaimed >= scanned)
 		return VIRTIO_BALLOON_MSG_PRESSURE;
 
@@ -89,14 +102,11 @@ static void balloon_pressure_send(struct balloon_pressure *bp,
 	if (bp->in_flight) {
 		if (level > bp->in_flight && level > bp->pending)
 			bp->pending = level;
-		else
-			bp->suppressed++;
 		goto unlock;
 	}
-	if (level <= bp->last_level && time_before(jiffies, bp->next_send)) {
-		bp->suppressed++;
+	if (level <= bp->last_level &&
+	    time_before64(get_jiffies_64(), bp->next_send))
 		goto unlock;
-	}
 
 	for (i = 0; i < level; i++)
 		bp->msg[i] = cpu_to_virtio32(bp->vdev, i + 1);
@@ -107,16 +117,16 @@ static void balloon_pressure_send(struct balloon_pressure *bp,
 
 	bp->in_flight = level;
 	bp->last_level = level;
-	bp->next_send = jiffies + msecs_to_jiffies(message_interval_ms);
-	bp->sent++;
-	trace_balloon_message_queued(level, scanned, reclaimed, *bp->actual,
-				     bp->num_pages);
+	bp->next_send = get_jiffies_64() +
+			msecs_to_jiffies(READ_ONCE(message_interval_ms));
+	trace_balloon_message_queued(level, scanned, reclaimed,
+				     READ_ONCE(*bp->actual), bp->num_pages);
 	notify = virtqueue_kick_prepare(vq);
 	spin_unlock_irq(&bp->lock);
 
 	/*
-	 * Outside of the lock, because the exit to the host may take long.
-	 * balloon_pressure_stop() waits for us before the queue goes away.
+	 * Outside of the lock, because the exit to the host may take long. The
+	 * queue cannot go away: balloon_pressure_stop() waits for sample_work.
 	 */
 	if (notify)
 		virtqueue_notify(vq);
@@ -129,7 +139,7 @@ unlock:
 static void balloon_pressure_sample(struct work_struct *work)
 {
 	struct balloon_pressure *bp =
-		container_of(work, struct balloon_pressure, sample_work);
+		container_of(work, struct balloon_pressure, sample_work.work);
 	unsigned long scanned, reclaimed;
 	unsigned int level = BALLOON_PRESSURE_NONE;
 	unsigned int pending;
@@ -178,12 +188,9 @@ static unsigned long balloon_pressure_count(struct shrinker *shrinker,
 {
 	struct balloon_pressure *bp = balloon_shrinker_private(shrinker);
 
-	if (READ_ONCE(bp->vq) &&
-	    time_after_eq(jiffies, READ_ONCE(bp->next_sample))) {
-		WRITE_ONCE(bp->next_sample,
-			   jiffies + msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
-		queue_work(bp->wq, &bp->sample_work);
-	}
+	if (READ_ONCE(bp->vq) && !delayed_work_pending(&bp->sample_work))
+		queue_delayed_work(bp->wq, &bp->sample_work,
+				   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
 	return 0;
 }
 
@@ -213,7 +220,7 @@ void balloon_pressure_acked(struct balloon_pressure *bp)
 	spin_unlock_irqrestore(&bp->lock, flags);
 
 	if (pending)
-		queue_work(bp->wq, &bp->sample_work);
+		mod_delayed_work(bp->wq, &bp->sample_work, 0);
 }
 
 /**
@@ -241,6 +248,7 @@ void balloon_pressure_target(struct balloon_pressure *bp, u32 num_pages,
  * whether or not the host changes its target meanwhile.
  *
  * Context: any.
+ * Return: true while reclaim is under way or was a moment ago.
  */
 bool balloon_pressure_pressed(struct balloon_pressure *bp)
 {
@@ -262,7 +270,7 @@ void balloon_pressure_start(struct balloon_pressure *bp, struct virtqueue *vq)
 	bp->in_flight = BALLOON_PRESSURE_NONE;
 	bp->pending = BALLOON_PRESSURE_NONE;
 	bp->last_level = BALLOON_PRESSURE_NONE;
-	bp->vq = vq;
+	WRITE_ONCE(bp->vq, vq);
 	spin_unlock_irq(&bp->lock);
 }
 
@@ -277,10 +285,10 @@ void balloon_pressure_start(struct balloon_pressure *bp, struct virtqueue *vq)
 void balloon_pressure_stop(struct balloon_pressure *bp)
 {
 	spin_lock_irq(&bp->lock);
-	bp->vq = NULL;
+	WRITE_ONCE(bp->vq, NULL);
 	spin_unlock_irq(&bp->lock);
 
-	cancel_work_sync(&bp->sample_work);
+	cancel_delayed_work_sync(&bp->sample_work);
 	cancel_delayed_work_sync(&bp->resume_work);
 	WRITE_ONCE(bp->pressed, false);
 }
@@ -352,14 +360,14 @@ int balloon_pressure_init(struct balloon_pressure *bp,
 	bp->vdev = vdev;
 	bp->size_work = size_work;
 	bp->actual = actual;
-	bp->next_sample = jiffies;
-	bp->next_send = jiffies;
+	bp->next_send = get_jiffies_64();
 	spin_lock_init(&bp->lock);
-	INIT_WORK(&bp->sample_work, balloon_pressure_sample);
+	INIT_DELAYED_WORK(&bp->sample_work, balloon_pressure_sample);
 	INIT_DELAYED_WORK(&bp->resume_work, balloon_pressure_resume);
 
-	bp->wq = alloc_workqueue("balloon-pressure",
-				 WQ_MEM_RECLAIM | WQ_FREEZABLE | WQ_HIGHPRI, 0);
+	/* Ordered: sample_work sets what resume_work clears. */
+	bp->wq = alloc_ordered_workqueue("balloon-pressure",
+					 WQ_MEM_RECLAIM | WQ_FREEZABLE | WQ_HIGHPRI);
 	if (!bp->wq)
 		return -ENOMEM;
 
@@ -386,7 +394,7 @@ void balloon_pressure_exit(struct balloon_pressure *bp)
 	balloon_pressure_lab_exit(bp);
 	shrinker_free(bp->shrinker);
 	/* The shrinker may have queued it once more after the stop. */
-	cancel_work_sync(&bp->sample_work);
+	cancel_delayed_work_sync(&bp->sample_work);
 	cancel_delayed_work_sync(&bp->resume_work);
 	destroy_workqueue(bp->wq);
 }

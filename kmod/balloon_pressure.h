@@ -33,10 +33,9 @@ struct balloon_pressure {
 	/* Reclaim has begun: the shrinker says so and queues sample_work. */
 	struct shrinker *shrinker;
 	struct workqueue_struct *wq;
-	struct work_struct sample_work;
-	unsigned long next_sample;
+	struct delayed_work sample_work;
 
-	/* Start of the window under way. Touched by sample_work alone. */
+	/* Start of the window under way. Once started, sample_work's alone. */
 	unsigned long scanned;
 	unsigned long reclaimed;
 
@@ -51,10 +50,8 @@ struct balloon_pressure {
 	/* The level in flight, and a higher one that waits for its ack. */
 	unsigned int in_flight;
 	unsigned int pending;
-	unsigned long next_send;
+	u64 next_send;
 	unsigned int last_level;
-	u64 sent;
-	u64 suppressed;
 
 	/* Belongs to the device while in_flight is set. */
 	__virtio32 msg[BALLOON_PRESSURE_LEVELS] ____cacheline_aligned;

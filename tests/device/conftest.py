@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from pyguest import lab, targets
 from pyguest.build import qemu
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The demonstration's record: reading it, judging it, showing it."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_the_table_counts_the_record() -> None:
 
 
 def test_the_screen_fits_80_columns() -> None:
-    console = Console(width=80, record=True, file=Path("/dev/null").open("w"))
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(view.screen(recording(closed_loop(), [MESSAGE])))
     text = console.export_text()
     assert "900 of 1024 MiB" in text
