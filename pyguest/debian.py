@@ -140,16 +140,15 @@ class Archive:
         return done.stdout
 
     def _refresh(self) -> None:
-        stamp = self._dir / "updated"
+        """Write apt's configuration, and fetch the package lists when they are old."""
         sources = "\n".join(self.sources() + self.sources("deb-src")) + "\n"
         listed = self._dir / "sources.list"
+        stamp = self._dir / "updated"
         fresh = (
             stamp.exists()
             and time.time() - stamp.stat().st_mtime < LISTS_MAX_AGE
             and listed.read_text() == sources
         )
-        if fresh:
-            return
         for name in ("state/lists/partial", "cache/archives/partial"):
             (self._dir / name).mkdir(parents=True, exist_ok=True)
         (self._dir / "status").touch()
@@ -162,10 +161,11 @@ class Archive:
             f'Dir::Cache "{self._dir}/cache";\n'
             'APT::Sandbox::User "";\n'
             'APT::Architecture "amd64";\n'
-            'APT::Install-Recommends "false";\n'
             'Acquire::Languages "none";\n'
             'Acquire::Retries "3";\n'
         )
+        if fresh:
+            return
         with progress.step(f"fetch the package lists of Debian {self.suite}") as step:
             try:
                 progress.run(["apt-get", "update", "-q", "--error-on=any"], self._log, step,
