@@ -7,7 +7,6 @@ journals stay in the cache's runs folder; a failed test's report says where.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -15,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from pyguest import lab as guest_lab
 from pyguest import paths
 from pyguest.vm import Vm
@@ -24,6 +24,7 @@ COMPLAINT = re.compile(
     r"|Kernel panic|Out of memory"
 )
 SERIAL_LINES = 20
+FOLDER_MOST = 30
 
 _FOLDERS = pytest.StashKey[list[Path]]()
 _FAILED = pytest.StashKey[bool]()
@@ -56,8 +57,9 @@ def parts() -> guest_lab.Parts:
 @pytest.fixture
 def run_folder(request: pytest.FixtureRequest) -> Path:
     """An empty folder for what the test's guests and daemons write."""
-    name = re.sub(r"\W+", "-", request.node.name).strip("-")
-    folder = paths.state_dir(f"tests/{request.node.path.stem}/{name}")
+    name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_"))
+    # Short, because the paths of sockets must be.
+    folder = paths.state_dir(f"tests/{name[:FOLDER_MOST]}")
     shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
     request.node.stash.setdefault(_FOLDERS, []).append(folder)
@@ -65,10 +67,9 @@ def run_folder(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def lab(parts: guest_lab.Parts, run_folder: Path) -> Iterator[guest_lab.Lab]:
-    """A lab of the test's own: all that it started ends with the test."""
-    with guest_lab.Lab(parts, str(run_folder.relative_to(paths.state_dir("")))) as one:
-        yield one
+def lab(parts: guest_lab.Parts, run_folder: Path) -> guest_lab.Lab:
+    """A lab of the test's own, to be entered; its run folder is the test's."""
+    return guest_lab.Lab(parts, str(run_folder.relative_to(paths.cache_root() / "runs")))
 
 
 @pytest.fixture
@@ -82,9 +83,10 @@ def boot(lab: guest_lab.Lab) -> Iterator[Boot]:
         vm.boot()
         return vm
 
-    yield start
-    for vm in vms:
-        assert not complaints(vm)
+    with lab:
+        yield start
+        for vm in vms:
+            assert not complaints(vm)
 
 
 class _Shared:
@@ -131,7 +133,7 @@ def guest(shared: _Shared, request: pytest.FixtureRequest) -> Iterator[Vm]:
     try:
         if not request.node.stash.get(_FAILED, False):
             assert complaints(vm) == before
-            assert vm.balloon_actual() == vm.config.memory_mib << 20, "the balloon was left inflated"
+            assert vm.balloon_actual() == vm.config.memory_mib << 20, "the balloon is not empty"
     except BaseException:
         request.node.stash[_FAILED] = True
         raise
@@ -144,10 +146,3 @@ def complaints(vm: Vm) -> list[str]:
     """What the guest's kernel complained of so far; the serial console's word if it is dead."""
     said = vm.sh("dmesg") if vm.alive() else vm.serial_text()
     return [line for line in said.splitlines() if COMPLAINT.search(line)]
-
-
-@pytest.fixture(scope="session")
-def needs_root() -> None:
-    """Skip where limited hosts cannot be made."""
-    if os.geteuid() != 0:
-        pytest.skip("a limited host (memory cgroup, swap file) needs root: use sudo")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,11 +89,13 @@ def mem_total(vm: Vm) -> int:
 @contextmanager
 def background(vm: Vm, command: str) -> Iterator[None]:
     """Run a command in the guest meanwhile; it is killed at the end."""
-    pid = vm.sh(f"setsid sh -c 'exec {command}' >/dev/null 2>&1 </dev/null & echo $!").strip()
+    quoted = shlex.quote(command)
+    pid = vm.sh(f"setsid sh -c {quoted} >/dev/null 2>&1 </dev/null & echo $!").strip()
     try:
         yield
     finally:
-        vm.sh(f"kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done", check=False)
+        vm.sh(f"kill -9 -- -{pid}; while kill -0 -- -{pid} 2>/dev/null; do sleep 0.05; done",
+              check=False)
 
 
 @dataclass(frozen=True)

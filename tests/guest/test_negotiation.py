@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from guests import MESSAGE_VQ, MIB, REPORTING, features, inject, ram, resize, told
+
 from pyguest import lab
 from pyguest.vm import Vm
 
@@ -28,14 +29,14 @@ def test_ours_with_ours(guest: Vm) -> None:
 
 def test_stock_driver_with_our_device(boot: Boot, parts: lab.Parts) -> None:
     """The distribution's driver knows nothing of the feature, and its balloon works."""
-    vm = boot("stock-driver", parts.stock_driver)
+    vm = boot("one", parts.stock_driver)
     assert MESSAGE_VQ not in features(vm)
     balloon_works(vm)
 
 
 def test_our_driver_with_stock_qemu(boot: Boot) -> None:
     """Our driver on the distribution's QEMU watches for nothing, and its balloon works."""
-    vm = boot("stock-qemu", qemu=lab.stock_qemu(), balloon="virtio-balloon-pci")
+    vm = boot("one", qemu=lab.stock_qemu(), balloon="virtio-balloon-pci")
     assert MESSAGE_VQ not in features(vm)
     assert vm.sh("ls /sys/kernel/debug/virtio_balloon 2>/dev/null", check=False) == ""
     balloon_works(vm)
@@ -48,7 +49,7 @@ def test_page_reporting_declined(boot: Boot) -> None:
     which one is the message queue.
     """
     vm = boot(
-        "declined", append="init_on_free=1",
+        "one", append="init_on_free=1",
         balloon="virtio-balloon-pci,message-vq=on,free-page-reporting=on,page-poison=off",
     )
     assert features(vm) & {MESSAGE_VQ, REPORTING} == {MESSAGE_VQ}
@@ -59,7 +60,7 @@ def test_page_reporting_declined(boot: Boot) -> None:
 
 def test_page_reporting_taken(boot: Boot) -> None:
     """With page reporting negotiated, the message queue comes after its queue."""
-    vm = boot("reporting", balloon="virtio-balloon-pci,message-vq=on,free-page-reporting=on")
+    vm = boot("one", balloon="virtio-balloon-pci,message-vq=on,free-page-reporting=on")
     assert features(vm) & {MESSAGE_VQ, REPORTING} == {MESSAGE_VQ, REPORTING}
     inject(vm, 1)
     assert told(vm, 5, enough=1) == ["low"]

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The balloon's size: where it stops, that it can be called back, and that it pauses."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from guests import (
+    CACHELOAD,
+    MIB,
+    PAGE,
+    TRACING,
+    Traced,
+    background,
+    mem_total,
+    ram,
+    resize,
+    told,
+    traced,
+    wait_actual,
+    wait_until,
+)
+
+from pyguest.vm import Vm
+
+pytestmark = pytest.mark.timeout(240, func_only=True)
+
+PRESSED = 0.2
+"""Seconds for which the driver surely pauses after a window of reclaim (it waits 0.25)."""
+PORTION = 256
+"""Pages that the driver inflates by in one go; the portion under way is not cut short."""
+
+SAMPLER = f"""
+import time
+marker = open("{TRACING}/trace_marker", "w", buffering=1)
+end = time.monotonic() + %d
+while time.monotonic() < end:
+    vmstat = dict(line.split() for line in open("/proc/vmstat"))
+    marker.write("inflated=" + vmstat["balloon_inflate"] + chr(10))
+    time.sleep(0.02)
+"""
+
+
+def test_deflation_gives_back_all(guest: Vm) -> None:
+    """Inflation takes memory from the guest's kernel, deflation gives back as much."""
+    whole = mem_total(guest)
+    resize(guest, ram(guest) - 200 * MIB)
+    assert mem_total(guest) == whole - 200 * MIB
+    resize(guest, ram(guest) - 50 * MIB)
+    assert mem_total(guest) == whole - 50 * MIB
+    resize(guest, ram(guest))
+    assert mem_total(guest) == whole
+
+
+def test_targets_are_whole_pages_of_the_ram(guest: Vm) -> None:
+    """A target above the RAM is all of it; one within a page is the page's end."""
+    guest.set_target(ram(guest) - PAGE - 1)
+    wait_actual(guest, ram(guest) - PAGE)
+    guest.set_target(4 * ram(guest))
+    wait_actual(guest, ram(guest))
+
+
+def test_an_inflation_under_way_is_cancelled(guest: Vm) -> None:
+    """A target of the whole RAM, set while the guest inflates, ends that and gives all back."""
+    asked = 300 * MIB
+    for _ in range(3):
+        with traced(guest, "balloon_target") as trace:
+            guest.set_target(ram(guest) - asked)
+            wait_until(lambda: guest.balloon_actual() < ram(guest), "inflation has begun")
+            resize(guest, ram(guest))
+        last = trace.of("balloon_target")[-1].fields
+        assert last["num_pages"] == "0"
+        reached = int(last["actual"]) * PAGE
+        if reached < asked:
+            break  # else it was there before we could cancel, on a machine that is busy
+    assert 0 < reached < asked
+
+
+def stretches(windows: list[Traced]) -> list[tuple[float, float]]:
+    """From when to when the driver was pressed without a break."""
+    found: list[tuple[float, float]] = []
+    start = windows[0].time
+    for one, later in pairwise(windows):
+        if later.time - one.time > PRESSED:
+            found.append((start, one.time))
+            start = later.time
+    return [*found, (start, windows[-1].time)]
+
+
+def test_inflation_pauses_while_pressed(guest: Vm) -> None:
+    """While the guest reclaims, it inflates by no more than the portion under way.
+
+    The target is set once. That it is reached after the load shows that inflation goes on by
+    itself, without another interrupt.
+    """
+    target = ram(guest) - 200 * MIB
+    with traced(guest, "balloon_pressure", "balloon_target") as trace:
+        with background(guest, CACHELOAD):
+            assert told(guest, 60, enough=1)
+            guest.set_target(target)
+            guest.sh(f"python3 -c '{SAMPLER % 6}'")
+            assert guest.balloon_actual() > target, "it was to pause before it came to the target"
+        wait_actual(guest, target)
+    resize(guest, ram(guest))
+
+    assert len(trace.of("balloon_target")) == 1
+    asked = trace.of("balloon_target")[0].time
+    pressed = [(a, b) for a, b in stretches(trace.of("balloon_pressure")) if b > asked]
+    assert sum(b - max(a, asked) for a, b in pressed) > 1, "a second of pressure is the least"
+    samples = [(event.time, int(event.fields["inflated"]))
+               for event in trace.of("tracing_mark_write")]
+    for begin, end in pressed:
+        inflated = [pages for when, pages in samples if begin <= when <= end]
+        if inflated:
+            assert inflated[-1] - inflated[0] <= PORTION
