@@ -63,7 +63,9 @@ test-e2e: setup ## The tests of the whole loop
 bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)
 	@$(PYGUEST) bench-boot
 
-clean: ## Remove what was built for this checkout (caches of tools)
+clean: ## Remove what is made again in seconds: driver, initrd, load programs, logs
+	@echo "removing kmod, initrd, inject and runs in $(CACHE)"
+	@rm -rf $(addprefix $(CACHE)/,kmod initrd inject runs)
 	@echo "removing .mypy_cache, .ruff_cache, .pytest_cache, .hypothesis, __pycache__"
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,9 +13,9 @@ import pytest
 from controller import Hostctl
 from guests import CACHELOAD, MIB, background, inject, ram, resize, told, wait_actual, wait_until
 
-from pyguest import host, paths
+from pyguest import host, network, paths
 from pyguest.errors import LabError
-from pyguest.lab import Lab
+from pyguest.lab import Lab, Parts
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -124,3 +124,15 @@ def test_a_lab_leaves_nothing_behind(lab: Lab) -> None:
         raise RuntimeError("on purpose")
     assert left() == []
     assert str(swap) not in Path("/proc/swaps").read_text()
+
+
+def test_without_root_there_is_user_networking(
+    parts: Parts, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest is reached as well where nobody may make a tap."""
+    monkeypatch.setattr(network, "open_network", lambda kind, guests: network.UserNetwork())
+    with Lab(parts, str(run_folder.relative_to(paths.state_dir("")))) as one:
+        vm = one.vm("one")
+        vm.boot()
+        assert "hostfwd" in (vm.run_dir / "command").read_text()
+        assert vm.sh("uname -r").strip() == parts.kernel.release
