@@ -30,6 +30,9 @@ BOOT_DEADLINE = 120.0
 KVM_FIRST_LINE = 15.0
 """Seconds within which a kernel under KVM must have said something."""
 
+SOCKET_PATH_MOST = 107
+"""Characters in a Unix socket's path: sun_path of unix(7), less its end."""
+
 FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
 
 
@@ -143,6 +146,11 @@ class Vm:
     def start(self) -> None:
         """Start QEMU; `wait_ready` waits for the guest."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        for path in (self.run_dir / "lab.qmp", hostctl_socket(self.config, self.run_dir)):
+            if len(str(path)) > SOCKET_PATH_MOST:
+                raise LabError(f"{path}: {len(str(path))} characters are too many for a socket "
+                               f"({SOCKET_PATH_MOST}): give a shorter name, or point "
+                               "XDG_CACHE_HOME at a shorter folder")
         self.serial_log.unlink(missing_ok=True)
         argv = command(self.config, self.run_dir, self.network)
         (self.run_dir / "command").write_text(shlex.join(argv) + "\n")
@@ -265,7 +273,10 @@ class Vm:
     def _failure(self, what: str) -> LabError:
         log = self.run_dir / "qemu.log"
         said = log.read_text(errors="replace").strip()[-400:] if log.exists() else ""
-        lines = "\n".join(f"    {line}" for line in self.serial_text().splitlines()[-12:])
+        serial = self.serial_text().splitlines()
+        # A panic's reason stands above its stack trace.
+        shown = [line for line in serial[:-12] if "Kernel panic" in line] + serial[-12:]
+        lines = "\n".join(f"    {line}" for line in shown)
         return LabError(f"guest {self.name}: {what}; the serial log is {self.serial_log}"
                         + (f"; QEMU said: {said}" if said else "")
                         + (f"; its last lines:\n{lines}" if lines else ""))

@@ -86,6 +86,7 @@ def test_a_guest_that_does_not_boot(lab: Lab, run_folder: Path, fault: str) -> N
             vm.boot()
         last = vm.serial_text().splitlines()[-1]
         assert last and last in str(caught.value)
+        assert "Kernel panic" in str(caught.value)
         assert not vm.alive()
 
 

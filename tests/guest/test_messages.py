@@ -56,7 +56,12 @@ def test_shortage_is_told_as_medium(guest: Vm, swap: None) -> None:
     """A process of nearly all of the memory is more than low pressure; low comes first."""
     seen: list[str] = []
     with background(guest, "/run/lab/bin/anonload -s 460M -H 600"):
-        wait_until(lambda: seen.extend(told(guest, 0)) or "medium" in seen, f"medium in {seen}")
+
+        def medium() -> bool:
+            seen.extend(told(guest, 0))
+            return "medium" in seen
+
+        wait_until(medium, "a message of level medium")
     assert all(before == "low" for before, level in pairwise(["", *seen]) if level == "medium")
 
 

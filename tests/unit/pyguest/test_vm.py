@@ -7,7 +7,7 @@ import pytest
 
 from pyguest import accel, cli, kvm, network, paths, running
 from pyguest.errors import LabError
-from pyguest.vm import VmConfig, command, hostctl_socket
+from pyguest.vm import Vm, VmConfig, command, hostctl_socket
 
 
 def config(tmp_path: Path) -> VmConfig:
@@ -86,3 +86,9 @@ def test_attach_needs_what_handle_tells() -> None:
     assert again.handle(3) == user.handle(3)
     with pytest.raises(LabError):
         network.open_network("carrier-pigeon")
+
+
+def test_a_socket_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    vm = Vm(config(tmp_path), tmp_path / ("x" * 120), network.UserNetwork())
+    with pytest.raises(LabError, match="too many for a socket"):
+        vm.start()
