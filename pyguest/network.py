@@ -13,16 +13,18 @@ import ctypes
 import itertools
 import os
 import socket
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from pyguest.errors import LabError
+
+T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _NETNS_DIR = Path("/run/netns")
@@ -141,26 +143,46 @@ class LabNetwork(Network):
         return self
 
     def _set_up(self, stack: ExitStack) -> None:
-        from pyroute2 import NetNS, netns
-        from pyroute2.netlink.exceptions import NetlinkError
+        from pyroute2 import netns
 
         reap_leftovers()
-        step = f"network namespace {self.name}"
         try:
             netns.create(self.name)
-            stack.callback(netns.remove, self.name)
-            with NetNS(self.name) as link:
-                link.link("set", index=link.link_lookup(ifname="lo")[0], state="up")
+        except OSError as error:
+            raise LabError(
+                f"network namespace {self.name} cannot be made ({error}): run the doctor, or use "
+                "the network kind 'user'"
+            ) from error
+        stack.callback(netns.remove, self.name)
+        self._inside(self._make_links)
+
+    def _make_links(self) -> None:
+        """Bridge and taps. Runs in a thread inside the namespace: pyroute2's own way of making a
+        tap elsewhere forks this process, whose other threads may hold locks, and then reports
+        success when the child never answered."""
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        step = "lo"
+        try:
+            with IPRoute() as link:
+
+                def index_of(name: str) -> int:
+                    found = link.link_lookup(ifname=name)
+                    if not found:
+                        raise OSError(f"{name} is not there after it was made")
+                    return int(found[0])
+
+                link.link("set", index=index_of("lo"), state="up")
                 step = "bridge"
                 link.link("add", ifname="ab0", kind="bridge")
-                bridge = link.link_lookup(ifname="ab0")[0]
+                bridge = index_of("ab0")
                 link.addr("add", index=bridge, address="10.77.0.1", prefixlen=24)
                 link.link("set", index=bridge, state="up")
-                for index in range(self._guests):
-                    step = f"tap{index}"
+                for number in range(self._guests):
+                    step = f"tap{number}"
                     link.link("add", ifname=step, kind="tuntap", mode="tap")
-                    tap = link.link_lookup(ifname=step)[0]
-                    link.link("set", index=tap, master=bridge, state="up")
+                    link.link("set", index=index_of(step), master=bridge, state="up")
         except (OSError, NetlinkError) as error:
             raise LabError(
                 f"{step} cannot be made ({error}): run the doctor, or use the network kind 'user'"
@@ -182,27 +204,22 @@ class LabNetwork(Network):
 
     def connect(self, index: int, timeout: float, port: int = 22) -> socket.socket:
         address = (_guest_ip(index), port)
-        return _retry(lambda left: self._connect_inside(address, left), timeout, address[0])
+        return _retry(
+            lambda left: self._inside(lambda: socket.create_connection(address, timeout=left)),
+            timeout, address[0],
+        )
 
-    def _connect_inside(self, address: tuple[str, int], timeout: float) -> socket.socket:
-        """Connect in a thread that has moved into the namespace; only that thread moves."""
-        result: list[socket.socket | OSError] = []
+    def _inside(self, work: Callable[[], T]) -> T:
+        """Do `work` in a thread that has moved into the namespace; only that thread moves."""
 
-        def inside() -> None:
-            try:
-                with (_NETNS_DIR / self.name).open() as handle:
-                    if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), _CLONE_NEWNET):
-                        raise OSError(ctypes.get_errno(), "setns")
-                result.append(socket.create_connection(address, timeout=timeout))
-            except OSError as error:
-                result.append(error)
+        def enter_and_work() -> T:
+            with (_NETNS_DIR / self.name).open() as handle:
+                if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            return work()
 
-        thread = threading.Thread(target=inside, daemon=True)
-        thread.start()
-        thread.join()
-        if isinstance(result[0], OSError):
-            raise result[0]
-        return result[0]
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(enter_and_work).result()
 
 
 class UserNetwork(Network):

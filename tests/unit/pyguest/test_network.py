@@ -66,7 +66,7 @@ def test_removed_when_setting_up_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(pyroute2, "NetNS", refuse)
+    monkeypatch.setattr(pyroute2, "IPRoute", refuse)
     lab = network.LabNetwork(1)
     with pytest.raises(LabError, match="network kind 'user'"):
         lab.__enter__()
