@@ -14,15 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from guests import complaints
 
 from pyguest import lab as guest_lab
 from pyguest import paths
 from pyguest.vm import Vm
 
-COMPLAINT = re.compile(
-    r"WARNING:|BUG:|BUG at|Oops|rcu.*(stall|starved)|soft lockup|blocked for more than|Call Trace"
-    r"|Kernel panic|Out of memory"
-)
 SERIAL_LINES = 20
 FOLDER_MOST = 30
 
@@ -140,9 +137,3 @@ def guest(shared: _Shared, request: pytest.FixtureRequest) -> Iterator[Vm]:
     finally:
         if request.node.stash.get(_FAILED, False):
             shared.drop()
-
-
-def complaints(vm: Vm) -> list[str]:
-    """What the guest's kernel complained of so far; the serial console's word if it is dead."""
-    said = vm.sh("dmesg") if vm.alive() else vm.serial_text()
-    return [line for line in said.splitlines() if COMPLAINT.search(line)]

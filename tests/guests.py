@@ -26,6 +26,11 @@ TRACING = "/sys/kernel/tracing"
 CACHELOAD = "/run/lab/bin/cacheload -S 600 /dev/vda"
 """Reads the root disk, which is larger than the guest's memory, until it is killed."""
 
+COMPLAINT = re.compile(
+    r"WARNING:|BUG:|BUG at|Oops|rcu.*(stall|starved)|soft lockup|blocked for more than|Call Trace"
+    r"|Kernel panic|Out of memory"
+)
+
 DEADLINE = 90.0
 """Seconds for what takes a few on an idle machine."""
 
@@ -136,3 +141,9 @@ def traced(vm: Vm, *names: str) -> Iterator[Trace]:
         if match and not line.startswith("#"):
             fields = dict(pair.split("=", 1) for pair in match[3].split() if "=" in pair)
             trace.events.append(Traced(float(match[1]), match[2], fields))
+
+
+def complaints(vm: Vm) -> list[str]:
+    """What the guest's kernel complained of so far; the serial console's word if it is dead."""
+    said = vm.sh("dmesg") if vm.alive() else vm.serial_text()
+    return [line for line in said.splitlines() if COMPLAINT.search(line)]

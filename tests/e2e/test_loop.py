@@ -8,9 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import complaints
 from controller import Hostctl
-from guests import CACHELOAD, MIB, background, inject, ram, wait_until
+from guests import CACHELOAD, MIB, background, complaints, inject, ram, wait_until
 
 from pyguest import host, paths
 from pyguest.lab import Lab
