@@ -15,7 +15,7 @@ help: ## Show the doors
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml"
-	@echo "  KDIR=... QEMU_SRC=...   use a kernel or QEMU tree of your own"
+	@echo "  KDIR=... QEMU_SRC=...   make kmod, make qemu with a tree of your own"
 
 setup: ## Install what the lab needs (Debian and Python packages)
 	@./setup
@@ -41,7 +41,7 @@ demo: setup ## Two guests share a host that is too small for both
 lint: setup ## ruff, mypy, shellcheck, and both checkpatch.pl
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@shellcheck setup .ci/run pyguest/guest/lab-boot pyguest/guest/initrd-init
+	@shellcheck setup .ci/run bin/pyguest pyguest/guest/lab-boot pyguest/guest/initrd-init
 	@$(PYGUEST) checkpatch
 
 test: lint ## All tests
@@ -52,12 +52,15 @@ test-unit: setup ## The tests that need no guest (seconds)
 	@$(PYTEST) tests/unit
 
 test-device: setup ## The tests of the QEMU device, without a guest
+	@$(PYGUEST) build qemu
 	@$(PYTEST) tests/device
 
 test-guest: setup ## The tests of the driver in a guest
+	@$(PYGUEST) build
 	@$(PYTEST) tests/guest
 
 test-e2e: setup ## The tests of the whole loop
+	@$(PYGUEST) build
 	@$(PYTEST) tests/e2e
 
 bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)
@@ -65,11 +68,13 @@ bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)
 
 clean: ## Remove what is made again in seconds: driver, initrd, load programs, logs
 	@echo "removing kmod, initrd, inject and runs in $(CACHE)"
-	@rm -rf $(addprefix $(CACHE)/,kmod initrd inject runs)
+	@cd "$(CACHE)" 2>/dev/null && rm -rf kmod initrd inject runs || true
 	@echo "removing .mypy_cache, .ruff_cache, .pytest_cache, .hypothesis, __pycache__"
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove all that was fetched and built as well
+	@if grep -q "^$(CACHE)/" /proc/swaps; then \
+		echo "a swap file in $(CACHE) is in use: swapoff it first" >&2; exit 1; fi
 	@echo "removing $(CACHE) (kernels, QEMU, image, venv, logs)"
 	@rm -rf "$(CACHE)"

@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.metadata
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from hostctl import config
+from hostctl import __version__, config
 from hostctl.daemon import Daemon
 from hostctl.errors import HostctlError
 from hostctl.journal import Journal
 from hostctl.policy import POLICIES
 from hostctl.policy.model import Level
 from hostctl.pressure.choose import SOURCES, choose
-
-DISTRIBUTION = "autoballoon"
 
 EXAMPLES = """\
 examples:
@@ -68,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"hostctl {_version()}")
+    parser.add_argument("--version", action="version", version=f"hostctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",
@@ -90,9 +87,3 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--level", metavar="LEVEL", help=f"one of: {', '.join(Level)}")
     return parser
 
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"

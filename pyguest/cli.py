@@ -2,10 +2,15 @@
 """The command line of the lab."""
 
 import argparse
+import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+
+from qemu.qmp import QMPError
 
 from . import checkpatch, doctor, lab, paths, running, targets
 from .bench import boot as bench_boot
@@ -14,24 +19,28 @@ from .errors import LabError
 
 EXAMPLES = """\
 examples:
-  pyguest doctor                        what this machine can do
-  pyguest build                         fetch and build what the cache does not have
-  pyguest boot a                        a guest named a, until Ctrl-C
-  pyguest ssh a -- free -m              a command in it, from another terminal
-  pyguest trace messages a              a line for each pressure message that it sends
-  pyguest demo                          two guests share a host that is too small
+  bin/pyguest doctor                        what this machine can do
+  bin/pyguest build                         fetch and build what the cache does not have
+  bin/pyguest boot a                        a guest named a, until Ctrl-C
+  bin/pyguest ssh a -- free -m              a command in it, from another terminal
+  bin/pyguest trace messages a              a line for each pressure message that it sends
+  bin/pyguest demo                          two guests share a host that is too small
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `pyguest` with `argv`; the exit status."""
     args = _parser().parse_args(argv)
-    # So that a TERM ends the guests as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _end_in_good_order()
+    # modinfo and mke2fs lie where a user does not look.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     try:
         status = args.run(args)
     except LabError as error:
         print(f"pyguest: {error}", file=sys.stderr)
+        return 1
+    except (OSError, subprocess.SubprocessError, QMPError) as error:
+        print(f"pyguest: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pyguest: interrupted; all that it started is stopped", file=sys.stderr)
@@ -39,10 +48,41 @@ def main(argv: list[str] | None = None) -> int:
     return int(status or 0)
 
 
+def _end_in_good_order() -> None:
+    """Let INT, TERM and a closed terminal unwind, once: a second one must not cut that short."""
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _: object) -> None:
+        for each in stops:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for each in stops:
+        signal.signal(each, end)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise ValueError
+    return value
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: use letters, digits and -, at most 31")
+    return text
+
+
+_positive.__name__ = "positive number"
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="pyguest", description="The lab for ballooning guests.", epilog=EXAMPLES,
+        prog="bin/pyguest", description="The lab for ballooning guests.", epilog=EXAMPLES,
         formatter_class=raw,
     )
     doors = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -57,8 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     door.set_defaults(run=_build)
 
     door = doors.add_parser("boot", help="boot a guest and keep it until Ctrl-C")
-    door.add_argument("name", nargs="?", default="guest")
-    door.add_argument("--memory", type=int, metavar="MIB", help="RAM (targets.toml has the usual)")
+    door.add_argument("name", nargs="?", default="guest", type=_name)
+    door.add_argument("--memory", type=_positive, metavar="MIB",
+                      help="RAM (targets.toml has the usual)")
     door.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     door.set_defaults(run=_boot)
 
@@ -75,12 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     door.set_defaults(run=_trace)
 
     door = doors.add_parser("demo", help="two guests share a host that is too small for both")
-    door.add_argument("--step", type=float, default=20.0, metavar="SECONDS",
+    door.add_argument("--step", type=_positive, default=20, metavar="SECONDS",
                       help="length of one step of the load (20)")
     door.set_defaults(run=_demo)
 
     door = doors.add_parser("bench-boot", help="measure the time to a login")
-    door.add_argument("count", type=int, nargs="?", default=5)
+    door.add_argument("count", type=_positive, nargs="?", default=5)
     door.set_defaults(run=lambda args: bench_boot.main(args.count))
 
     door = doors.add_parser("checkpatch", help="both checkpatch.pl on our C")
@@ -96,9 +137,9 @@ def _build(args: argparse.Namespace) -> None:
     elif args.what == "qemu":
         print(qemu.ensure(wanted.qemu(lab.chosen("QEMU"))).binary)
     elif args.what == "kmod" and lab.chosen("KDIR"):
-        name = wanted.kernel(lab.chosen("KERNEL")).name
+        hook = paths.TREE / wanted.kernel(lab.chosen("KERNEL")).patch
         into = paths.state_dir("kmod-own-tree")
-        print(kmod.build_for_tree(Path(str(lab.chosen("KDIR"))).resolve(), name, into))
+        print(kmod.build_for_tree(Path(str(lab.chosen("KDIR"))).resolve(), hook, into))
     else:
         built = kernel.ensure(wanted.kernel(lab.chosen("KERNEL")))
         if args.what == "kmod":
@@ -116,8 +157,8 @@ def _boot(args: argparse.Namespace) -> None:
         vm.boot()
         with running.announce(vm):
             print(f"guest {args.name} is up after {vm.boot_seconds:.1f} s; Ctrl-C stops it\n"
-                  f"  pyguest ssh {args.name} -- COMMAND\n"
-                  f"  pyguest trace messages {args.name}\n"
+                  f"  bin/pyguest ssh {args.name} -- COMMAND\n"
+                  f"  bin/pyguest trace messages {args.name}\n"
                   f"  QMP: {vm.run_dir}/{args.name}.qmp   serial: {vm.serial_log}", flush=True)
             while vm.alive():
                 time.sleep(0.2)

@@ -17,6 +17,8 @@ from .errors import LabError
 LISTS_MAX_AGE = 24 * 3600.0
 """Seconds after which package lists are fetched anew; an old list names packages that left."""
 
+DEBIAN_SUITE = re.compile(r"(bookworm|trixie|forky|sid|stable|testing|unstable)\b")
+
 
 @dataclass(frozen=True)
 class Mirrors:
@@ -28,24 +30,21 @@ class Mirrors:
 
 def parse_mirrors(text: str) -> Mirrors | None:
     """The Debian mirrors in apt sources, of both forms; None where there is no main archive."""
+    entries: list[tuple[str, list[str], list[str]]] = []  # address, suites, components
+    for stanza in re.split(r"\n\s*\n", text):
+        fields = {
+            key.lower(): value.split()
+            for key, value in re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.M)
+        }
+        if fields.get("uris") and fields.get("enabled") != ["no"]:
+            entries.append((fields["uris"][0], fields.get("suites", []),
+                            fields.get("components", [])))
+        for line in re.findall(r"^deb\s+(?:\[[^]]*\]\s*)?(\S+)\s+(\S+)\s+(.*)$", stanza, re.M):
+            entries.append((line[0], [line[1]], line[2].split()))
     found: dict[bool, str] = {}
-    uri = ""
-    for line in text.splitlines():
-        line = line.split("#", 1)[0].strip()
-        entry = re.match(r"deb(?:-src)?\s+(?:\[[^]]*\]\s*)?(\S+)\s+(\S+)\s+(.*)", line)
-        if entry and "main" in entry[3].split():
-            suites = [entry[2]]
-            address = entry[1]
-        elif line.lower().startswith("uris:"):
-            uri = line.split(":", 1)[1].split()[0]
-            continue
-        elif line.lower().startswith("suites:") and uri:
-            suites = line.split(":", 1)[1].split()
-            address = uri
-        else:
-            continue
+    for address, suites, components in entries:
         for suite in suites:
-            if re.match(r"(bookworm|trixie|forky|sid|stable|testing|unstable)\b", suite):
+            if "main" in components and DEBIAN_SUITE.match(suite):
                 found.setdefault("-security" in suite, address.rstrip("/"))
     if False not in found:
         return None
@@ -129,14 +128,19 @@ class Archive:
                 ["apt-get", "source", "-q", "--download-only", f"{package}={version}"],
                 self._log, step, cwd=into, env=self._env(),
             )
-        return next(into.glob("*.orig.tar.*"))
+        return next(path for path in into.glob("*.orig.tar.*") if path.suffix != ".asc")
 
     def _env(self) -> dict[str, str]:
-        self._refresh()
+        with paths.lock(f"apt-{self.suite}"):
+            self._refresh()
         return {**os.environ, "APT_CONFIG": str(self._config), "LC_ALL": "C.UTF-8"}
 
     def _apt(self, *command: str) -> str:
         done = subprocess.run(command, env=self._env(), text=True, capture_output=True)
+        # What is not there is said by the caller; anything else by apt.
+        if done.returncode and "No packages found" not in done.stderr:
+            raise LabError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1:]}: "
+                           f"mend apt's sources, or remove {self._dir}")
         return done.stdout
 
     def _refresh(self) -> None:

@@ -29,7 +29,7 @@ _GIB = 1 << 30
 # Two 512 MiB guests with their QEMUs, the page cache of the build and a margin.
 NEED_MEMORY = 5 * _GIB // 2
 # Sources, builds, images and the demo's swap file.
-NEED_DISK = 12 * _GIB
+NEED_DISK = 6 * _GIB
 # Debian releases that the lab was tried on.
 DISTRIBUTIONS = (("debian", "12"), ("debian", "13"))
 # What the builds call; the package that has it.

@@ -156,7 +156,8 @@ def _owner_is_gone(name: str) -> bool:
 
 def _members(group: Path) -> list[int]:
     try:
-        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()
+                if pid != "0"]  # of another pid namespace
     except FileNotFoundError:
         return []
 

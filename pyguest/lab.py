@@ -57,11 +57,15 @@ def chosen(variable: str) -> str | None:
 
 def prepare() -> Parts:
     """Build what is not in the cache. KERNEL= and QEMU= in the environment choose."""
+    if chosen("KDIR"):
+        raise LabError(f"KDIR={chosen('KDIR')}: a kernel tree of your own is for `make kmod` "
+                       "alone; leave it out here")
     wanted = targets.load()
     kernel_target = wanted.kernel(chosen("KERNEL"))
     qemu_target = wanted.qemu(chosen("QEMU"))
     built_kernel = kernel.ensure(kernel_target)
-    programs = paths.cached("inject", paths.content_key(*inject.SOURCES), _build_programs)
+    key = paths.content_key(repr(inject.CFLAGS), *inject.SOURCES)
+    programs = paths.cached("inject", key, _build_programs)
     return Parts(
         targets=wanted,
         kernel=built_kernel,

@@ -77,6 +77,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         if entry.is_dir():
             return entry
         entry.parent.mkdir(parents=True, exist_ok=True)
+        for killed in entry.parent.glob(f".{key}-*"):
+            shutil.rmtree(killed, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=entry.parent))
         try:
             unfinished.chmod(0o755)

@@ -3,11 +3,13 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fabric import Connection
+from paramiko import SSHException
 
 from . import network, paths
 from .errors import LabError
@@ -50,7 +52,7 @@ def connect(name: str) -> Connection:
     running = names()
     if name not in running:
         known = f"running are: {', '.join(running)}" if running else "none is running"
-        raise LabError(f"no guest {name!r}: {known}; start one with `pyguest boot {name}`")
+        raise LabError(f"no guest {name!r}: {known}; start one with `bin/pyguest boot {name}`")
     entry = json.loads((_entries() / f"{name}.json").read_text())
     where = network.attach(entry["network"], entry["index"])
     return open_ssh(where.connect(entry["index"], 30.0), Path(entry["ssh_key"]))
@@ -59,5 +61,10 @@ def connect(name: str) -> Connection:
 def run(name: str, command: str) -> int:
     """Run a command in a running guest, its output on ours; the command's exit status."""
     with connect(name) as connection:
-        done = connection.run(command, warn=True, in_stream=False)
+        try:
+            # With a terminal, Ctrl-C reaches the command and a closed connection ends it.
+            done = connection.run(command, warn=True, in_stream=False, pty=sys.stdout.isatty())
+        except (SSHException, EOFError) as error:
+            raise LabError(f"guest {name}: the connection broke ({error}): is it still running?"
+                           ) from error
     return int(done.return_code)

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -163,15 +163,22 @@ class Vm:
     def boot(self, deadline: float = BOOT_DEADLINE) -> None:
         """Start the guest and wait until it takes logins; falls back from KVM to TCG."""
         self.start()
-        if self.config.accel.kind == "kvm":
-            try:
-                self._wait_serial("Linux version", KVM_FIRST_LINE)
-            except LabError:
-                self.stop()
-                accel = fall_back(f"{self.name} showed no kernel line in {KVM_FIRST_LINE:.0f} s")
-                self.config = VmConfig(**{**self.config.__dict__, "accel": accel})
-                self.start()
+        self.check_kernel_runs()
         self.wait_ready(deadline)
+
+    def check_kernel_runs(self) -> None:
+        """Under KVM, wait for a first kernel line; without one, start again under TCG."""
+        if self.config.accel.kind != "kvm":
+            return
+        try:
+            self._wait_serial("Linux version", KVM_FIRST_LINE)
+        except LabError:
+            ended = not self.alive()
+            self.stop()
+            accel = fall_back(f"{self.name}'s QEMU ended at once" if ended else
+                              f"{self.name} showed no kernel line in {KVM_FIRST_LINE:.0f} s")
+            self.config = replace(self.config, accel=accel)
+            self.start()
 
     def wait_ready(self, deadline: float = BOOT_DEADLINE) -> None:
         """Wait for the guest's word on the serial console, then log in once."""
@@ -249,15 +256,15 @@ class Vm:
 
     def stop(self) -> None:
         """End QEMU at once; what the guest wrote is thrown away by design."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
         for closing in (self._ssh, self._qmp):
             if closing is not None:
                 with suppress(Exception):  # a dead peer cannot be closed in good order
                     closing.close()
         self._ssh = self._qmp = None
-        if self._process is not None:
-            if self._process.poll() is None:
-                self._process.kill()
-            self._process.wait()
         hostctl_socket(self.config, self.run_dir).unlink(missing_ok=True)
         (self.run_dir / "lab.qmp").unlink(missing_ok=True)
 
@@ -286,5 +293,7 @@ def boot_all(vms: Sequence[Vm], deadline: float = BOOT_DEADLINE) -> None:
     """Boot guests side by side."""
     for vm in vms:
         vm.start()
+    for vm in vms:
+        vm.check_kernel_runs()
     for vm in vms:
         vm.wait_ready(deadline)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import paths, progress
 from ..debian import Archive
+from ..errors import LabError
 from ..targets import ImageTarget
 from .kernel import Kernel
 
@@ -57,6 +58,9 @@ def ensure(target: ImageTarget, kernel: Kernel) -> Image:
 
 
 def _build(target: ImageTarget, kernel: Kernel, into: Path) -> None:
+    if os.geteuid() != 0:
+        raise LabError(f"user id {os.geteuid()}: the guest image is made as root: run `sudo make "
+                       "image`, with XDG_CACHE_HOME set to share the cache")
     paths.require_space(into, NEEDS_BYTES, "the guest image")
     archive = Archive(target.suite)
     log = paths.state_dir("build") / "image.log"

@@ -86,7 +86,7 @@ def ensure(target: KernelTarget) -> Kernel:
                        "change it in targets.toml")
     release = found[1]
     version = archive.show(f"linux-image-{release}")["Version"]
-    key = f"{release}-{paths.content_key(version, target.source, 'v1')}"
+    key = f"{release}-{paths.content_key(version, target.source, Path(__file__))}"
     root = paths.cached("kernel", key, lambda into: _unpack(archive, target, release, into))
     return Kernel(target, release, version, root)
 

@@ -18,11 +18,12 @@ def apply(patch: Path, tree: Path, what: str) -> None:
 
     Fuzz is not allowed: a hook in the wrong place is worse than none.
     """
-    done = subprocess.run(
-        ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch",
-         "--reject-file=-", "-i", str(patch)],
-        cwd=tree, text=True, capture_output=True,
-    )
+    command = ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch",
+               "--reject-file=-", "-i", str(patch)]
+    # First without a change: a tree half patched would be worse than none.
+    done = subprocess.run([*command, "--dry-run"], cwd=tree, text=True, capture_output=True)
+    if done.returncode == 0:
+        done = subprocess.run(command, cwd=tree, text=True, capture_output=True)
     if done.returncode:
         raise LabError(
             f"{patch}: {'; '.join(failures(done.stdout)) or done.stdout.strip()}: it does not "

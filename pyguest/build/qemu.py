@@ -49,7 +49,7 @@ def ensure(target: QemuTarget) -> Qemu:
         return _build_own_tree(Path(own_tree).resolve(), hook)
     version = Archive(target.suite).source_version(target.source)
     base = f"{target.name}-{paths.content_key(version, ARGUMENTS, DEVICE / 'lab-devices.mak')}"
-    key = paths.content_key(base, hook, *OWN)
+    key = paths.content_key(base, repr(list(OWN.values())), hook, *OWN)
 
     def build(into: Path) -> None:
         paths.require_space(paths.cache_root(), NEEDS_BYTES, "QEMU's build")
@@ -137,12 +137,13 @@ def _build_own_tree(source: Path, hook: Path) -> Qemu:
     if not (source / "hw/virtio/virtio-balloon.c").is_file():
         raise LabError(f"QEMU_SRC={source} is no QEMU source tree: point it at one")
     for own, name in OWN.items():
-        if not (source / name).exists():
-            shutil.copy(own, source / name)
+        there = source / name
+        if not there.exists() or there.read_bytes() != own.read_bytes():
+            shutil.copyfile(own, there)
     patched = (source / patch.files(hook)[0]).read_text()
     if "virtio-balloon-message" not in patched:
         patch.apply(hook, source, f"QEMU_SRC={source}")
-    build = paths.cache_root() / "qemu-own" / paths.content_key(str(source))
+    build = paths.cache_root() / "qemu-own" / paths.content_key(str(source), ARGUMENTS)
     build.parent.mkdir(parents=True, exist_ok=True)
     binary = _compile(source, build, "own-tree")
     version = subprocess.run([binary, "--version"], text=True, capture_output=True, check=True)

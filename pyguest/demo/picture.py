@@ -17,7 +17,7 @@ def draw(record: Recording, path: Path) -> None:
     added = {event["guest"]: event for event in record.events("guest-added")}
     guests = sorted(added)
     figure = Figure(figsize=(11, 3.0 * (1 + len(guests))), layout="constrained")
-    axes = figure.subplots(1 + len(guests), 1, sharex=True)
+    axes = figure.subplots(1 + len(guests), 1, sharex=True, squeeze=False)[:, 0]
     _draw_host(axes[0], record)
     for axis, guest in zip(axes[1:], guests, strict=True):
         _draw_guest(axis, record, guest, added[guest]["ram"])

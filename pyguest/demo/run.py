@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def _run(parts: lab.Parts, scenario: Scenario, folder: Path) -> dict[str, float]
             limit_bytes=scenario.host_limit_mib * MIB,
             swap_bytes=scenario.swap_mib * MIB,
             swap_dir=paths.cache_root(),
+            progress=lambda how_far: print(f"  {how_far}", file=sys.stderr),
         ))
         one = stack.enter_context(lab.Lab(parts, "demo"))
         print(f"accelerator: {one.accel.kind} ({one.accel.reason})")
@@ -99,7 +100,7 @@ def _press(scenario: Scenario, vms: dict[str, Vm], limited: host.LimitedHost, fo
     for thread in threads:
         thread.start()
     with open_view() as view, (folder / "samples.jsonl").open("w") as samples:
-        while any(thread.is_alive() for thread in threads):
+        while any(thread.is_alive() for thread in threads) and not failures:
             print(json.dumps(asdict(_sample(vms, limited))), file=samples, flush=True)
             view.show(read(folder, offsets))
             time.sleep(SAMPLE_SECONDS)
@@ -153,8 +154,10 @@ def tracer(vm: Vm, out: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            vm.sh("pkill -INT -f messages.py", check=False)
-            promise.join()
+            # A guest that is dead already must not hide why.
+            with suppress(LabError):
+                vm.sh("pkill -INT -f messages.py", check=False)
+                promise.join()
 
 
 def _wait_for_tracers(folder: Path, names: list[str]) -> None:
@@ -172,6 +175,7 @@ def _wait_for_tracers(folder: Path, names: list[str]) -> None:
 def hostctl(scenario: Scenario, sockets: Path, folder: Path, memcg: Path) -> Iterator[None]:
     """Run hostctl as an operator would, and stop it with SIGTERM."""
     argv = [
+        "setpriv", "--pdeathsig", "TERM", "--",
         sys.executable, "-m", "hostctl", "run", "--sockets", str(sockets),
         "--journal", str(folder / "journal.jsonl"), "--policy", "classic",
         "--step", f"{scenario.balloon_step_mib}M", "--floor", f"{scenario.floor_mib}M",

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyguest.errors import LabError
 
 _HERE = Path(__file__).resolve().parent
-_CFLAGS = ("-O2", "-static", "-Wall", "-Wextra", "-Werror", "-pthread")
+CFLAGS = ("-O2", "-static", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 PROGRAMS = ("anonload", "cacheload", "chunkload")
 # Every file that a build depends on, for cache keys.
@@ -46,7 +46,7 @@ def build(out_dir: Path, cc: str = "gcc") -> dict[str, Path]:
     built = {}
     for name in PROGRAMS:
         target = out_dir / name
-        command = [cc, *_CFLAGS, "-o", str(target), str(_HERE / f"{name}.c")]
+        command = [cc, *CFLAGS, "-o", str(target), str(_HERE / f"{name}.c")]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError as error:

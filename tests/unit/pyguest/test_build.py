@@ -176,7 +176,7 @@ def test_own_trees_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(LabError, match="is no QEMU source tree"):
         qemu.ensure(targets.load().qemu())
     with pytest.raises(LabError, match="has no drivers/virtio/virtio_balloon.c"):
-        kmod.build_for_tree(tmp_path, "6.1", tmp_path / "out")
+        kmod.build_for_tree(tmp_path, tmp_path / "hook.patch", tmp_path / "out")
 
 
 def test_configure_arguments_have_no_comments() -> None:
