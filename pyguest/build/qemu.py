@@ -48,12 +48,12 @@ def ensure(target: QemuTarget) -> Qemu:
     if own_tree:
         return _build_own_tree(Path(own_tree).resolve(), hook)
     version = Archive(target.suite).source_version(target.source)
-    base = f"{target.name}-{paths.content_key(version, ARGUMENTS, DEVICE / 'lab-devices.mak')}"
+    base = _tree_key(target, version)
     key = paths.content_key(base, repr(list(OWN.values())), hook, *OWN)
 
     def build(into: Path) -> None:
         paths.require_space(paths.cache_root(), NEEDS_BYTES, "QEMU's build")
-        tree = paths.cached("qemu-tree", base, lambda at: _unpack(target, version, at))
+        tree = _tree(target, version)
         with paths.lock(f"qemu-tree-{base}"):
             _synchronise(tree, hook, f"QEMU {version}")
             binary = _compile(tree / "src", tree / "build", target.name)
@@ -64,10 +64,18 @@ def ensure(target: QemuTarget) -> Qemu:
 
 
 def source_tree(target: QemuTarget) -> Path:
-    """Debian's source of a target with our device in it; it exists once `ensure` has built."""
-    version = Archive(target.suite).source_version(target.source)
-    base = f"{target.name}-{paths.content_key(version, ARGUMENTS, DEVICE / 'lab-devices.mak')}"
-    return paths.cached("qemu-tree", base, lambda at: _unpack(target, version, at)) / "src"
+    """Debian's source of a target; with our device in it once `ensure` has built it."""
+    return _tree(target, Archive(target.suite).source_version(target.source)) / "src"
+
+
+def _tree_key(target: QemuTarget, version: str) -> str:
+    """Of the source and what it is configured with; our device is not part of it."""
+    return f"{target.name}-{paths.content_key(version, ARGUMENTS, DEVICE / 'lab-devices.mak')}"
+
+
+def _tree(target: QemuTarget, version: str) -> Path:
+    return paths.cached("qemu-tree", _tree_key(target, version),
+                        lambda at: _unpack(target, version, at))
 
 
 def configure_arguments() -> list[str]:
