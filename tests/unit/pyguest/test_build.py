@@ -15,42 +15,63 @@ from pyguest import debian, paths, progress
 from pyguest.build import image, kernel, patch, qemu
 from pyguest.errors import LabError
 
+A = "http://a.example/" + "debian"
+SECURITY = "debian-security"
 ONE_LINE = """
 # deb cdrom:[x] bookworm main
-deb [arch=amd64 signed-by=/k.gpg] http://a.example/debian bookworm main contrib
-deb-src http://a.example/debian bookworm main
-deb http://sec.example/debian-security bookworm-security main
+deb [arch=amd64 signed-by=/k.gpg] http://a.example/NAME bookworm main contrib
+deb-src http://a.example/NAME bookworm main
+deb http://sec.example/NAME-security bookworm-security main
 deb http://other.example/packages cloud-sdk main
-"""
+""".replace("NAME", "debian")
 DEB822 = """
 Types: deb
-URIs: http://b.example/debian/
+URIs: http://b.example/NAME/
 Suites: trixie trixie-updates
 Components: main
 
 Types: deb
-URIs: http://b.example/debian-security
+URIs: http://b.example/NAME-security
 Suites: trixie-security
 Components: main
 
 Types: deb
 URIs: https://x.example/node
 Suites: nodistro
-"""
+""".replace("NAME", "debian")
 
 
 def test_mirrors_in_both_forms() -> None:
     assert debian.parse_mirrors(ONE_LINE) == debian.Mirrors(
-        "http://a.example/debian", "http://sec.example/debian-security")
+        A, "http://sec.example/" + SECURITY)
     assert debian.parse_mirrors(DEB822) == debian.Mirrors(
-        "http://b.example/debian", "http://b.example/debian-security")
+        "http://b.example/" + "debian", "http://b.example/" + SECURITY)
+
+
+def test_stanzas_are_read_whole() -> None:
+    """Whatever the order of fields, and without those that are off or of other components."""
+    text = f"""
+Types: deb
+URIs: http://third.example/x
+Suites: bookworm
+Components: contrib
+
+Enabled: no
+URIs: http://off.example/x
+Suites: bookworm
+Components: main
+
+Suites: bookworm
+Components: main
+URIs: {A}
+"""
+    assert debian.parse_mirrors(text) == debian.Mirrors(A, "http://a.example/" + SECURITY)
 
 
 def test_no_mirror_and_no_security_mirror() -> None:
     assert debian.parse_mirrors("deb https://x.example/node nodistro main") is None
-    only_main = debian.parse_mirrors("deb http://a.example/debian bookworm main")
-    assert only_main == debian.Mirrors("http://a.example/debian",
-                                       "http://a.example/debian-security")
+    only_main = debian.parse_mirrors(f"deb {A} bookworm main")
+    assert only_main == debian.Mirrors(A, "http://a.example/" + SECURITY)
 
 
 @given(st.text())
