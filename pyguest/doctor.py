@@ -332,9 +332,9 @@ def render(findings: Sequence[Finding], console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what was found; 1 if something is missing that the lab cannot do without."""
     parser = argparse.ArgumentParser(
-        prog="pyguest doctor",
+        prog="bin/pyguest doctor",
         description="Say what this machine can do for the lab, and how to mend what it cannot.",
-        epilog="examples:\n  pyguest doctor\n  sudo pyguest doctor --json",
+        epilog="examples:\n  bin/pyguest doctor\n  sudo bin/pyguest doctor --json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -346,7 +346,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         render(findings, Console(width=80))
     return int(any(finding.status == "fail" for finding in findings))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
