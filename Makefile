@@ -7,14 +7,19 @@ PYGUEST := PYTHONPATH=$(CURDIR) $(BIN)/python -m pyguest
 PYTEST := PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest
 export KERNEL QEMU KDIR QEMU_SRC
 
+# KERNEL=all is each kernel of targets.toml in turn; without KERNEL it is the default.
+KERNELS := $(shell sed -n 's/^\[kernels\."\(.*\)"\]$$/\1/p' targets.toml)
+CHOSEN = $(if $(filter all,$(KERNEL)),$(KERNELS),$(or $(KERNEL),$(shell sed -n 's/^kernel = "\(.*\)"$$/\1/p' targets.toml)))
+each = for kernel in $(CHOSEN); do echo "== Linux $$kernel"; export KERNEL=$$kernel; $(1) || exit; done
+
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor build kmod qemu image demo lint test test-unit test-device \
+.PHONY: help setup doctor build kmod qemu image demo lint test test-short test-unit test-device \
 	test-guest test-e2e bench-boot clean distclean
 
 help: ## Show the doors
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml"
+	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml; KERNEL=all is each in turn"
 	@echo "  KDIR=... QEMU_SRC=...   make kmod, make qemu with a tree of your own"
 
 setup: ## Install what the lab needs (Debian and Python packages)
@@ -24,16 +29,16 @@ doctor: setup ## Say what this machine can do, and what to do about the rest
 	@$(PYGUEST) doctor
 
 build: setup ## Fetch and build kernel, driver, QEMU and guest image
-	@$(PYGUEST) build
+	@$(call each,$(PYGUEST) build)
 
 kmod: setup ## Build the guest driver alone
-	@$(PYGUEST) build kmod
+	@$(if $(KDIR),$(PYGUEST) build kmod,$(call each,$(PYGUEST) build kmod))
 
 qemu: setup ## Build QEMU with the device alone
 	@$(PYGUEST) build qemu
 
 image: setup ## Build the guest image alone
-	@$(PYGUEST) build image
+	@$(call each,$(PYGUEST) build image)
 
 demo: setup ## Two guests share a host that is too small for both
 	@$(PYGUEST) demo
@@ -45,8 +50,12 @@ lint: setup ## ruff, mypy, shellcheck, and both checkpatch.pl
 	@$(PYGUEST) checkpatch
 
 test: lint ## All tests
-	@$(PYGUEST) build
-	@$(PYTEST) tests
+	@$(PYGUEST) build qemu
+	@$(PYTEST) tests/unit tests/device
+	@$(call each,$(PYGUEST) build && $(PYTEST) tests/guest tests/e2e)
+
+test-short: setup ## A short set of the tests with guests, on each kernel
+	@$(call each,$(PYGUEST) build && $(PYTEST) -m short tests/guest tests/e2e)
 
 test-unit: setup ## The tests that need no guest (seconds)
 	@$(PYTEST) tests/unit
@@ -56,12 +65,10 @@ test-device: setup ## The tests of the QEMU device, without a guest
 	@$(PYTEST) tests/device
 
 test-guest: setup ## The tests of the driver in a guest
-	@$(PYGUEST) build
-	@$(PYTEST) tests/guest
+	@$(call each,$(PYGUEST) build && $(PYTEST) tests/guest)
 
 test-e2e: setup ## The tests of the whole loop
-	@$(PYGUEST) build
-	@$(PYTEST) tests/e2e
+	@$(call each,$(PYGUEST) build && $(PYTEST) tests/e2e)
 
 bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)
 	@$(PYGUEST) bench-boot

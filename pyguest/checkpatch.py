@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from . import paths
-from .build import kernel, kmod, qemu
+from .build import kmod, qemu, source
 from .errors import LabError
 from .targets import Targets
 
@@ -26,7 +26,7 @@ def new_file(name: str, text: str) -> str:
 
 def check_kernel(targets: Targets) -> None:
     """Run the kernel's checkpatch on each hook patch and on our driver files."""
-    scripts = kernel.ensure(targets.kernel()).scripts
+    scripts = source.ensure(targets.kernel()).scripts
     for target in targets.kernels.values():
         _run([scripts / "checkpatch.pl", "--no-tree", "--strict", "--no-signoff", "--quiet",
               f"--ignore={KERNEL_IGNORES}", paths.TREE / target.patch])

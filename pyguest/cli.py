@@ -137,9 +137,13 @@ def _build(args: argparse.Namespace) -> None:
     elif args.what == "qemu":
         print(qemu.ensure(wanted.qemu(lab.chosen("QEMU"))).binary)
     elif args.what == "kmod" and lab.chosen("KDIR"):
-        hook = paths.TREE / wanted.kernel(lab.chosen("KERNEL")).patch
-        into = paths.state_dir("kmod-own-tree")
-        print(kmod.build_for_tree(Path(str(lab.chosen("KDIR"))).resolve(), hook, into))
+        name = lab.chosen("KERNEL")
+        targeted = [wanted.kernel(name)] if name else list(wanted.kernels.values())
+        print(kmod.build_for_tree(
+            Path(str(lab.chosen("KDIR"))).resolve(),
+            [paths.TREE / target.patch for target in targeted],
+            paths.state_dir("kmod-own-tree"),
+        ))
     else:
         built = kernel.ensure(wanted.kernel(lab.chosen("KERNEL")))
         if args.what == "kmod":

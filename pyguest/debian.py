@@ -77,6 +77,9 @@ class Archive:
     def sources(self, kind: str = "deb") -> list[str]:
         """The suite's lines for a sources.list; `kind` is deb or deb-src."""
         mirrors = machine_mirrors()
+        if self.suite.endswith("-backports"):
+            # Alone: beside the stable suite, apt would prefer that one's versions.
+            return [f"{kind} {mirrors.main} {self.suite} main"]
         return [
             f"{kind} {mirrors.main} {self.suite} main",
             f"{kind} {mirrors.main} {self.suite}-updates main",

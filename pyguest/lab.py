@@ -34,7 +34,7 @@ class Parts:
         payload |= {"messages.py": paths.TREE / "pyguest/guest/messages.py"}
         if driver:
             payload["virtio_balloon.ko"] = driver
-        return initrd.ensure(self.kernel, self.targets.image.modules, self.image.busybox, payload)
+        return initrd.ensure(self.kernel, self.image.busybox, payload)
 
     @property
     def stock_driver(self) -> Path:

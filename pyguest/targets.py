@@ -14,13 +14,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class KernelTarget:
-    """A Debian kernel: its suite, its packages, and our hook patch for it."""
+    """A Debian kernel: its suite, its packages, our hook patch, and what boots a guest."""
 
     name: str
     suite: str
     image: str
     source: str
     patch: str
+    modules: list[str]
+
+    @property
+    def release_suite(self) -> str:
+        """The stable release that the kernel belongs to."""
+        return self.suite.removesuffix("-backports")
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,10 @@ class GuestTarget:
 
 @dataclass(frozen=True)
 class ImageTarget:
-    """The guest's root file system."""
+    """The guest's root file system; its Debian release is the kernel's."""
 
-    suite: str
     size_mib: int
     packages: list[str]
-    modules: list[str]
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,11 @@ class Image:
 def ensure(target: ImageTarget, kernel: Kernel) -> Image:
     """Build the image for a kernel (its headers are inside, for bcc), unless the cache has it."""
     key = paths.content_key(
-        repr((target.suite, target.size_mib, target.packages)), kernel.version, Path(__file__),
+        repr((target.size_mib, target.packages)), kernel.version, Path(__file__),
         GUEST / "inittab", GUEST / "lab-boot",
     )
     root = paths.cached(
-        "image", f"{target.suite}-{kernel.release}-{key}",
+        "image", f"{kernel.target.release_suite}-{kernel.release}-{key}",
         lambda into: _build(target, kernel, into),
     )
     return Image(root)
@@ -62,7 +62,7 @@ def _build(target: ImageTarget, kernel: Kernel, into: Path) -> None:
         raise LabError(f"user id {os.geteuid()}: the guest image is made as root: run `sudo make "
                        "image`, with XDG_CACHE_HOME set to share the cache")
     paths.require_space(into, NEEDS_BYTES, "the guest image")
-    archive = Archive(target.suite)
+    suite = kernel.target.release_suite
     log = paths.state_dir("build") / "image.log"
     log.unlink(missing_ok=True)
     overlay = into / "overlay"
@@ -92,14 +92,14 @@ def _build(target: ImageTarget, kernel: Kernel, into: Path) -> None:
         f"rm -rf {into}/rootfs\n"
     )
     finish.chmod(0o755)
-    with progress.step(f"build the guest image (Debian {target.suite}, mmdebstrap)") as step:
+    with progress.step(f"build the guest image (Debian {suite}, mmdebstrap)") as step:
         progress.run(
             ["mmdebstrap", "--variant=minbase", "--format=null",
              f"--include={','.join(target.packages)}",
              "--aptopt=Acquire::Languages \"none\"",
              *(f"--dpkgopt=path-exclude=/usr/share/{name}/*"
                for name in ("doc", "man", "locale", "info")),
-             f"--customize-hook={finish}", target.suite, "-", *archive.sources()],
+             f"--customize-hook={finish}", suite, "-", *Archive(suite).sources()],
             log, step, how_far=r"(I: [a-z ]+|Setting up \S+)",
             # /tmp may be small, and in memory.
             env={**os.environ, "TMPDIR": str(into)},

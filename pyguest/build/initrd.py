@@ -17,8 +17,8 @@ from .kernel import Kernel
 INIT = paths.TREE / "pyguest/guest/initrd-init"
 
 
-def load_order(kernel: Kernel, wanted: list[str]) -> list[Path]:
-    """The modules `wanted` and what they depend on, dependencies first."""
+def load_order(kernel: Kernel) -> list[Path]:
+    """The modules that boot a guest and what they depend on, dependencies first."""
     files = {path.stem.replace("-", "_"): path for path in kernel.modules.rglob("*.ko")}
     order: list[Path] = []
 
@@ -26,14 +26,14 @@ def load_order(kernel: Kernel, wanted: list[str]) -> list[Path]:
         path = files.get(name.replace("-", "_"))
         if path is None:
             raise LabError(f"Linux {kernel.release} has no module {name}: "
-                           "take it out of [image] modules in targets.toml")
+                           "take it out of the kernel's modules in targets.toml")
         if path in order:
             return
         for dependency in _dependencies(path):
             add(dependency)
         order.append(path)
 
-    for name in wanted:
+    for name in kernel.target.modules:
         add(name)
     return order
 
@@ -45,22 +45,22 @@ def _dependencies(module: Path) -> list[str]:
 
 
 def ensure(
-    kernel: Kernel, modules: list[str], busybox: Path, payload: Mapping[str, Path]
+    kernel: Kernel, busybox: Path, payload: Mapping[str, Path]
 ) -> Path:
     """The initrd that carries `payload` (name in the guest's /run/lab -> file)."""
     key = paths.content_key(
-        kernel.version, repr(modules), INIT, Path(__file__), busybox,
+        kernel.version, repr(kernel.target.modules), INIT, Path(__file__), busybox,
         *(item for name, path in sorted(payload.items()) for item in (name, path)),
     )
     entry = paths.cached(
         "initrd", f"{kernel.release}-{key}",
-        lambda into: _build(kernel, modules, busybox, payload, into),
+        lambda into: _build(kernel, busybox, payload, into),
     )
     return entry / "initrd"
 
 
 def _build(
-    kernel: Kernel, modules: list[str], busybox: Path, payload: Mapping[str, Path], into: Path
+    kernel: Kernel, busybox: Path, payload: Mapping[str, Path], into: Path
 ) -> None:
     tree = into / "tree"
     for name in ("bin", "dev", "root", "modules", "lab"):
@@ -68,7 +68,7 @@ def _build(
     shutil.copy(INIT, tree / "init")
     (tree / "init").chmod(0o755)
     shutil.copy(busybox, tree / "bin/busybox")
-    order = load_order(kernel, modules)
+    order = load_order(kernel)
     for path in order:
         shutil.copy(path, tree / "modules" / path.name)
     (tree / "modules/order").write_text("".join(f"{path.name}\n" for path in order))

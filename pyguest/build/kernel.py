@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's kernel: Debian's packages, unpacked, with the ELF image for a quick boot."""
 
-import lzma
 import re
 import shutil
-import struct
-import tarfile
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +11,23 @@ from .. import paths, progress
 from ..debian import Archive
 from ..errors import LabError
 from ..targets import KernelTarget
+from . import source
+from .source import Source
+
+CC = "gcc-12"
+"""The compiler of all kernels and modules: Debian 12 and 13 both have it, 6.1 was built with it."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One unpacked kernel."""
+    """One kernel that guests boot."""
 
     target: KernelTarget
     release: str
     """As uname -r has it."""
     version: str
     """The Debian package's version."""
+    source: Source
     root: Path
 
     @property
@@ -33,47 +37,23 @@ class Kernel:
 
     @property
     def modules(self) -> Path:
+        """The kernel's own modules, uncompressed."""
         return self.root / "lib/modules" / self.release / "kernel"
 
     @property
+    def build(self) -> Path:
+        """What `make -C` builds modules against: configured as the kernel was, and prepared."""
+        return self.root / "build"
+
+    @property
     def headers(self) -> Path:
-        """What `make -C` builds modules against."""
+        """The headers as packaged: eBPF programs are compiled against them in the guest."""
         return self.root / "usr/src" / f"linux-headers-{self.release}"
 
     @property
     def common_headers(self) -> Path:
         """The part of the headers that all flavours share."""
         return Path(str(self.headers).removesuffix("-amd64") + "-common")
-
-    @property
-    def scripts(self) -> Path:
-        """checkpatch.pl and its word lists, from the kernel's source package."""
-        return self.root / "scripts"
-
-    @property
-    def driver(self) -> Path:
-        """The distribution's own virtio_balloon.c."""
-        return self.root / "virtio_balloon.c"
-
-
-def extract_vmlinux(bzimage: bytes) -> bytes:
-    """The ELF image inside of an xz-compressed bzImage.
-
-    Offsets: Documentation/arch/x86/boot.rst, setup_sects (0x1f1), payload_offset (0x248)
-    and payload_length (0x24c). LabError where the image is of another form.
-    """
-    if len(bzimage) < 0x250 or bzimage[0x1FE:0x200] != b"\x55\xaa":
-        raise LabError("the kernel image is no bzImage: change the kernel in targets.toml")
-    setup_sects = bzimage[0x1F1] or 4
-    offset, length = struct.unpack_from("<II", bzimage, 0x248)
-    start = (setup_sects + 1) * 512 + offset
-    payload = bzimage[start : start + length]
-    if not payload.startswith(b"\xfd7zXZ"):
-        raise LabError(
-            f"the kernel image is compressed with something else than xz ({payload[:6].hex()}): "
-            "add it to pyguest/build/kernel.py"
-        )
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
 
 
 def ensure(target: KernelTarget) -> Kernel:
@@ -86,53 +66,65 @@ def ensure(target: KernelTarget) -> Kernel:
                        "change it in targets.toml")
     release = found[1]
     version = archive.show(f"linux-image-{release}")["Version"]
-    key = f"{release}-{paths.content_key(version, target.source, Path(__file__))}"
-    root = paths.cached("kernel", key, lambda into: _unpack(archive, target, release, into))
-    return Kernel(target, release, version, root)
-
-
-def _unpack(archive: Archive, target: KernelTarget, release: str, root: Path) -> None:
-    paths.require_space(root, NEEDS_BYTES, f"Linux {release}")
-    headers = f"linux-headers-{release}"
-    depends = archive.show(headers)["Depends"]
-    others = re.findall(r"(linux-headers-[\w.+-]*-common|linux-kbuild-[\w.]+)", depends)
-    archive.unpack([f"linux-image-{release}", headers, *others, target.source], root)
-
-    # The headers include one another by absolute path.
-    makefile = root / "usr/src" / headers / "Makefile"
-    makefile.write_text(
-        "include $(dir $(lastword $(MAKEFILE_LIST)))../"
-        f"{headers.removesuffix('-amd64')}-common/Makefile\n"
-    )
-
-    with progress.step("extract vmlinux"):
-        (root / "vmlinux").write_bytes(extract_vmlinux(
-            (root / "boot" / f"vmlinuz-{release}").read_bytes()))
-    tarball = root / "usr/src" / f"{target.source}.tar.xz"
-    with progress.step(f"extract the driver from {target.source}"), tarfile.open(tarball) as tar:
-        _extract(tar, root)
-    tarball.unlink()
-    shutil.rmtree(root / "usr/share", ignore_errors=True)
+    tree = source.ensure(target)
+    key = f"{release}-{paths.content_key(version, tree.version, Path(__file__))}"
+    root = paths.cached("kernel", key, lambda into: _unpack(archive, release, tree, into))
+    return Kernel(target, release, version, tree, root)
 
 
 NEEDS_BYTES = 2 << 30
-"""Free disk space for the unpacked packages: measured 0.8 GiB for 6.1, and room."""
-
-SCRIPTS = ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
+"""Free disk space for the unpacked packages: measured 0.7 GiB, and room."""
 
 
-def _extract(tar: tarfile.TarFile, root: Path) -> None:
-    wanted = {"drivers/virtio/virtio_balloon.c": root / "virtio_balloon.c"}
-    wanted |= {f"scripts/{name}": root / "scripts" / name for name in SCRIPTS}
-    (root / "scripts").mkdir()
-    for member in tar:
-        path = wanted.pop(member.name.split("/", 1)[-1], None)
-        if path:
-            file = tar.extractfile(member)
-            assert file
-            path.write_bytes(file.read())
-            path.chmod(member.mode)
-            if not wanted:
-                return
-    raise LabError(f"the kernel's source has no {', '.join(wanted)}: "
-                   "change the source in targets.toml")
+def _unpack(archive: Archive, release: str, tree: Source, root: Path) -> None:
+    paths.require_space(root, NEEDS_BYTES, f"Linux {release}")
+    image = f"linux-image-{release}"
+    # From 7.x on, the image's parts are packages of their own.
+    parts = re.findall(r"linux-(?:base|binary|modules)-" + re.escape(release),
+                       archive.show(image)["Depends"])
+    headers = f"linux-headers-{release}"
+    common = headers.removesuffix("-amd64") + "-common"
+    archive.unpack([image, *parts, headers, common], root)
+    # /lib is /usr/lib on a merged system, and later packages say so.
+    if (root / "usr/lib/modules").is_dir():
+        (root / "lib").mkdir(exist_ok=True)
+        (root / "usr/lib/modules").rename(root / "lib/modules")
+    shutil.rmtree(root / "usr/share", ignore_errors=True)
+
+    log = paths.state_dir("build") / "kernel.log"
+    modules = root / "lib/modules" / release
+    if any(modules.rglob("*.ko.xz")):
+        with progress.step("decompress the modules") as step:
+            progress.run(["sh", "-c", 'find "$1" -name "*.ko.xz" -print0 | xargs -0 -P2 -n64 xz -d',
+                          "sh", modules / "kernel"], log, step)
+    with progress.step("extract vmlinux"), (root / "vmlinux").open("wb") as out:
+        compressed = _first(root / f"boot/vmlinuz-{release}", modules / "vmlinuz")
+        subprocess.run([tree.scripts / "extract-vmlinux", compressed], stdout=out, check=True)
+
+    config = _first(root / f"boot/config-{release}", modules / "config")
+    build = root / "build"
+    build.mkdir()
+    shutil.copy(config, build / ".config")
+    with progress.step(f"prepare Linux {release} for building modules") as step:
+        # The configuration as Debian's compiler had it, as far as ours can.
+        for goal in ("olddefconfig", "modules_prepare"):
+            progress.run(["make", "-j2", "-C", tree.tree, f"O={build}", f"CC={CC}",
+                          f"KERNELRELEASE={release}", goal], log, step, how_far=r"(CC|LD|HOSTCC).*")
+    # Without pahole it goes, and with it fields of struct module.
+    if "\nCONFIG_DEBUG_INFO_BTF=y" not in (build / ".config").read_text():
+        raise LabError(f"Linux {release} cannot be configured as Debian has it: is pahole "
+                       "(package dwarves) installed? Run `make setup`")
+    shutil.copy(root / "usr/src" / headers / "Module.symvers", build / "Module.symvers")
+    # The one that was made names this folder by its temporary path.
+    (build / "Makefile").write_text(
+        "export KBUILD_OUTPUT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))\n"
+        f"include {tree.tree}/Makefile\n"
+    )
+
+
+def _first(*files: Path) -> Path:
+    for file in files:
+        if file.is_file():
+            return file
+    raise LabError(f"the kernel's packages have no {files[0].name}: "
+                   "its place has changed, see pyguest/build/kernel.py")

@@ -8,11 +8,11 @@ from pathlib import Path
 from .. import paths, progress
 from ..errors import LabError
 from . import patch
-from .kernel import Kernel
+from .kernel import CC, Kernel
 
 KMOD = paths.TREE / "kmod"
-OWN = ("Kbuild", "balloon_compat.h", "balloon_pressure.c", "balloon_pressure.h",
-       "virtio_balloon_trace.h", "include/uapi/linux/virtio_balloon_message.h")
+OWN = ("Kbuild", *sorted(str(path.relative_to(KMOD)) for path in KMOD.rglob("*.[ch]")))
+"""The driver's files that are ours, below kmod/."""
 
 
 OPTIONS = ("BALLOON_PRESSURE_LAB=y",)
@@ -32,10 +32,10 @@ def prepare(into: Path, driver: Path, hook: Path, what: str) -> None:
         shutil.copy(patched, into / "virtio_balloon_main.c")
 
 
-def compile(source: Path, kdir: Path, log: Path) -> Path:
+def compile(source: Path, kdir: Path, log: Path, *options: str) -> Path:
     """Run Kbuild; returns the module."""
-    with progress.step(f"build virtio_balloon.ko against {kdir.name}") as step:
-        progress.run(["make", "-C", kdir, f"M={source}", *OPTIONS, "modules"], log, step,
+    with progress.step(f"build virtio_balloon.ko against {kdir}") as step:
+        progress.run(["make", "-C", kdir, f"M={source}", *OPTIONS, *options, "modules"], log, step,
                      how_far=r"(CC|LD|MODPOST|BTF).*")
     return source / "virtio_balloon.ko"
 
@@ -47,24 +47,30 @@ def ensure(kernel: Kernel) -> Path:
         kernel.version, repr(OPTIONS), hook, *(KMOD / name for name in OWN))
 
     def build(into: Path) -> None:
-        prepare(into, kernel.driver, hook, f"the driver of Linux {kernel.version}")
+        prepare(into, kernel.source.driver, hook, f"the driver of Linux {kernel.version}")
         log = paths.state_dir("build") / "kmod.log"
         log.unlink(missing_ok=True)
-        compile(into, kernel.headers, log)
+        compile(into, kernel.build, log, f"CC={CC}")
 
     entry = paths.cached("kmod", f"{kernel.release}-{key}", build)
     return entry / "virtio_balloon.ko"
 
 
-def build_for_tree(kdir: Path, hook: Path, into: Path) -> Path:
+def build_for_tree(kdir: Path, hooks: list[Path], into: Path) -> Path:
     """The driver for a person's own kernel tree (KDIR=), built into the folder `into`.
 
-    The driver's source comes from that tree; `hook` is the hook patch to apply.
+    The driver's source comes from that tree, or from the one that KDIR was built from; the
+    first of the hook patches that fits is applied.
     """
-    driver = kdir / "drivers/virtio/virtio_balloon.c"
-    if not driver.is_file():
+    for tree in (kdir, kdir / "source"):
+        driver = tree / "drivers/virtio/virtio_balloon.c"
+        if driver.is_file():
+            break
+    else:
         raise LabError(f"KDIR={kdir} has no drivers/virtio/virtio_balloon.c: "
                        "point it at a whole kernel source tree that was built")
     into.mkdir(parents=True, exist_ok=True)
+    # Where none fits, the last one says which hunks do not.
+    hook = next((hook for hook in hooks if patch.fits(hook, tree)), hooks[-1])
     prepare(into, driver, hook, f"the driver in {kdir}")
     return compile(into, kdir, into / "build.log")

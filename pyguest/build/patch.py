@@ -13,17 +13,26 @@ def files(patch: Path) -> list[str]:
     return re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(), re.M)
 
 
-def apply(patch: Path, tree: Path, what: str) -> None:
-    """Apply `patch` to `tree`. LabError names each hunk that does not apply to `what`.
+def _patch(patch: Path, tree: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    # Fuzz is not allowed: a hook in the wrong place is worse than none.
+    return subprocess.run(
+        ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch",
+         "--reject-file=-", "-i", str(patch), *options],
+        cwd=tree, text=True, capture_output=True,
+    )
 
-    Fuzz is not allowed: a hook in the wrong place is worse than none.
-    """
-    command = ["patch", "-p1", "--batch", "--forward", "--fuzz=0", "--no-backup-if-mismatch",
-               "--reject-file=-", "-i", str(patch)]
+
+def fits(patch: Path, tree: Path) -> bool:
+    """Would `patch` apply to `tree` as a whole?"""
+    return _patch(patch, tree, "--dry-run").returncode == 0
+
+
+def apply(patch: Path, tree: Path, what: str) -> None:
+    """Apply `patch` to `tree`. LabError names each hunk that does not apply to `what`."""
     # First without a change: a tree half patched would be worse than none.
-    done = subprocess.run([*command, "--dry-run"], cwd=tree, text=True, capture_output=True)
+    done = _patch(patch, tree, "--dry-run")
     if done.returncode == 0:
-        done = subprocess.run(command, cwd=tree, text=True, capture_output=True)
+        done = _patch(patch, tree)
     if done.returncode:
         raise LabError(
             f"{patch}: {'; '.join(failures(done.stdout)) or done.stdout.strip()}: it does not "

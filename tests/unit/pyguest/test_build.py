@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The parts of the builds that need no build: mirrors, patches, images, cache, progress."""
 
-import lzma
-import os
-import struct
 import sys
 from pathlib import Path
 
@@ -12,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyguest import debian, paths, progress
-from pyguest.build import image, kernel, patch, qemu
+from pyguest.build import image, patch, qemu
 from pyguest.errors import LabError
 
 A = "http://a.example/" + "debian"
@@ -112,31 +109,6 @@ def test_patch_that_does_not_apply_names_hunk_and_file(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"hunk 1 \(line 1\) of drivers/x.c.*apply to X 1; rebase"):
         patch.apply(hook, tree, "X 1")
     assert sorted(path.name for path in tree.rglob("*")) == ["drivers", "x.c"]
-
-
-def bzimage(payload: bytes) -> bytes:
-    head = bytearray(0x400)
-    head[0x1F1] = 1
-    head[0x1FE:0x200] = b"\x55\xaa"
-    struct.pack_into("<II", head, 0x248, 16, len(payload))
-    return bytes(head) + bytes(16) + payload
-
-
-def test_vmlinux_comes_out_of_the_bzimage() -> None:
-    elf = b"\x7fELF" + os.urandom(1000)
-    # The kernel's build appends the size after the xz stream.
-    assert kernel.extract_vmlinux(bzimage(lzma.compress(elf) + b"\0\0\0\0")) == elf
-
-
-@given(st.binary(max_size=0x500))
-def test_vmlinux_of_anything_is_a_clear_error(data: bytes) -> None:
-    with pytest.raises(LabError):
-        kernel.extract_vmlinux(data)
-
-
-def test_unknown_compression_is_named() -> None:
-    with pytest.raises(LabError, match="something else than xz"):
-        kernel.extract_vmlinux(bzimage(b"\x28\xb5\x2f\xfd0000"))
 
 
 def test_cache_builds_once_and_keeps_no_failure(
