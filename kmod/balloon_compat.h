@@ -1,14 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One shrinker interface for all kernels that we build on: the one of 6.7
- * (commit c42d50aefd17). Kbuild looks into the kernel's header and defines
- * HAVE_SHRINKER_ALLOC where it is there.
+ * One interface for all kernels that we build on, as the newest has it. Kbuild
+ * looks into the kernel's headers for what is there:
+ *   HAVE_SHRINKER_ALLOC	the shrinker interface of 6.7 (c42d50aefd17)
+ *   HAVE_NODE_PGSCAN		PGSCAN_* and PGSTEAL_* are node statistics; they
+ *				were VM events, as in 6.12
  */
 #ifndef _BALLOON_COMPAT_H
 #define _BALLOON_COMPAT_H
 
+#include <linux/mm.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
+
+/* A PGSCAN_* or PGSTEAL_* counter of the whole guest, beside its VM events. */
+static inline unsigned long balloon_reclaim_state(const unsigned long *events,
+						  int item)
+{
+#ifdef HAVE_NODE_PGSCAN
+	return global_node_page_state(item);
+#else
+	return events[item];
+#endif
+}
 
 #ifdef HAVE_SHRINKER_ALLOC
 

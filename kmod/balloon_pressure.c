@@ -2,41 +2,37 @@
 /*
  * Guest memory pressure, told to the host over the balloon's message virtqueue.
  *
- * A shrinker that is not memcg-aware is called by guest-wide reclaim and by
- * nothing else, so being asked for a count is the sign that the guest has begun
- * to reclaim. How hard it is follows from the guest-wide scan and steal
- * counters, with vmpressure's window and thresholds (not its look at the scan
- * priority, which no module can see). A container that meets its own limit moves
- * neither. Without reclaim nothing here runs.
+ * A shrinker that is not memcg-aware is called by guest-wide reclaim and by no
+ * container's, so being asked for a count is the sign that the guest has begun
+ * to reclaim; balloon_window.c tells how hard it is. Without reclaim nothing
+ * here runs. With the multi-generational LRU, shrinkers are asked when the root
+ * memcg's turn comes: where there are many containers, the first sign may come a
+ * round late.
  *
  * What runs where:
- *   count_objects	reclaim (kswapd or a task that allocates): one flag and
- *			a timer; takes no sleeping lock, allocates nothing
+ *   count_objects	reclaim (kswapd or a task that allocates): two flags are
+ *			looked at and a timer is set. Nothing is allocated and
+ *			nothing sleeps. No lock is taken but that of a timer
+ *			base, which each CPU has its own of, and only by the one
+ *			that sets the work's pending bit, once in a sample's time
  *   sample_work,
  *   resume_work	process context, one at a time, on a queue with a
  *			rescuer: no worker can be forked when it is needed most
  *   acked		the virtqueue's interrupt
+ *   pressed, hold,
+ *   target		the driver's size work
+ *   debugfs		a reader's process context
  */
 #include <linux/debugfs.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/virtio_config.h>
-#include <linux/vmstat.h>
 #include "balloon_compat.h"
 #include "balloon_pressure.h"
 
-#ifndef CONFIG_VM_EVENT_COUNTERS
-#error "memory pressure is computed from VM event counters: set CONFIG_VM_EVENT_COUNTERS"
-#endif
-
 #define CREATE_TRACE_POINTS
 #include "virtio_balloon_trace.h"
-
-/* As mm/vmpressure.c has them: pages scanned, then per cent not reclaimed. */
-#define BALLOON_PRESSURE_WINDOW		512
-#define BALLOON_PRESSURE_MEDIUM		60
-#define BALLOON_PRESSURE_CRITICAL	95
 
 /*
  * From reclaim's first sign to the look at its counters. Summing them up is not
@@ -44,84 +40,95 @@
  */
 #define BALLOON_PRESSURE_SAMPLE_MS	10
 
-/* Pressure is over when no window was completed for this long. */
-#define BALLOON_PRESSURE_OVER_MS	250
+#define BALLOON_PRESSURE_INTERVAL_MAX_MS	60000
+
+static int balloon_pressure_set_interval(const char *val,
+					 const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 0,
+				     BALLOON_PRESSURE_INTERVAL_MAX_MS);
+}
+
+static const struct kernel_param_ops balloon_pressure_interval_ops = {
+	.set = balloon_pressure_set_interval,
+	.get = param_get_uint,
+};
 
 static unsigned int message_interval_ms = 100;
-module_param(message_interval_ms, uint, 0644);
+module_param_cb(message_interval_ms, &balloon_pressure_interval_ops,
+		&message_interval_ms, 0644);
+__MODULE_PARM_TYPE(message_interval_ms, "uint");
 MODULE_PARM_DESC(message_interval_ms,
-		 "Least time between two messages of the same level (ms, 0: none)");
+		 "Least time between two messages of the same level (ms, 0 to 60000, 0: none)");
 
-static unsigned int balloon_pressure_level(unsigned long scanned,
-					   unsigned long reclaimed)
+/*
+ * Give the first @count of msg[] to the device, for @window. The lock is held
+ * and nothing is in flight. Return: whether to notify the device afterwards.
+ */
+static bool balloon_pressure_queue(struct balloon_pressure *bp,
+				   unsigned int count,
+				   const struct balloon_window *window)
 {
-	unsigned long missed;
-
-	/*
-	 * The counters are not read at one instant. Freed slab pages are in
-	 * neither: unlike in vmpressure, a guest that frees mostly slab looks
-	 * worse than it is.
-	 */
-	if (reclaimed >= scanned)
-		return VIRTIO_BALLOON_MSG_PRESSURE;
-
-	missed = (scanned - reclaimed) * 100 / scanned;
-	if (missed >= BALLOON_PRESSURE_CRITICAL)
-		return VIRTIO_BALLOON_MSG_PRESSURE_CRITICAL;
-	if (missed >= BALLOON_PRESSURE_MEDIUM)
-		return VIRTIO_BALLOON_MSG_PRESSURE_MEDIUM;
-	return VIRTIO_BALLOON_MSG_PRESSURE;
-}
-
-/* Process context: all_vm_events() takes cpus_read_lock(). */
-static void balloon_pressure_counters(unsigned long *scanned,
-				      unsigned long *reclaimed)
-{
-	unsigned long events[NR_VM_EVENT_ITEMS];
-
-	all_vm_events(events);
-	*scanned = events[PGSCAN_KSWAPD] + events[PGSCAN_DIRECT];
-	*reclaimed = events[PGSTEAL_KSWAPD] + events[PGSTEAL_DIRECT];
-}
-
-/* Process context. The window is only told to the trace event. */
-static void balloon_pressure_send(struct balloon_pressure *bp,
-				  unsigned int level, unsigned long scanned,
-				  unsigned long reclaimed)
-{
-	struct virtqueue *vq;
 	struct scatterlist sg;
+
+	sg_init_one(&sg, bp->msg, count * sizeof(bp->msg[0]));
+	/* One buffer to an empty queue: fails only when the device is broken. */
+	if (virtqueue_add_outbuf(bp->vq, &sg, 1, bp, GFP_NOWAIT | __GFP_NOWARN)) {
+		bp->counts.suppressed[window->level]++;
+		return false;
+	}
+
+	bp->in_flight = window->level;
+	bp->last_level = window->level;
+	bp->last_sent = get_jiffies_64();
+	bp->counts.sent[window->level]++;
+	trace_balloon_message_queued(window->level, window->scanned,
+				     window->reclaimed, READ_ONCE(*bp->actual),
+				     READ_ONCE(bp->num_pages));
+	return virtqueue_kick_prepare(bp->vq);
+}
+
+/* With the lock held. The message that waits for the ack is not sent. */
+static void balloon_pressure_drop_pending(struct balloon_pressure *bp)
+{
+	if (bp->pending.level)
+		bp->counts.suppressed[bp->pending.level]++;
+	bp->pending.level = BALLOON_PRESSURE_NONE;
+}
+
+/* With the lock held. Lower levels and the same one keep the interval. */
+static bool balloon_pressure_too_soon(struct balloon_pressure *bp,
+				      unsigned int level)
+{
+	u64 next = bp->last_sent +
+		   msecs_to_jiffies(READ_ONCE(message_interval_ms));
+
+	return level <= bp->last_level && time_before64(get_jiffies_64(), next);
+}
+
+/* Process context. Send the window's level, or keep it, or count it as lost. */
+static void balloon_pressure_send(struct balloon_pressure *bp,
+				  const struct balloon_window *window)
+{
+	unsigned int level = window->level;
+	bool notify = false;
 	unsigned int i;
-	bool notify;
 
 	spin_lock_irq(&bp->lock);
-	vq = bp->vq;
-	if (!vq)
-		goto unlock;
-
-	if (bp->in_flight) {
-		if (level > bp->in_flight && level > bp->pending)
-			bp->pending = level;
-		goto unlock;
+	if (!bp->running) {
+		/* Nobody to tell. */
+	} else if (bp->in_flight &&
+		   level > max(bp->in_flight, bp->pending.level)) {
+		balloon_pressure_drop_pending(bp);
+		bp->pending = *window;
+	} else if (bp->in_flight || balloon_pressure_too_soon(bp, level)) {
+		bp->counts.suppressed[level]++;
+	} else {
+		/* A host that knows only the lowest message still acts. */
+		for (i = 0; i < level; i++)
+			bp->msg[i] = cpu_to_virtio32(bp->vdev, i + 1);
+		notify = balloon_pressure_queue(bp, level, window);
 	}
-	if (level <= bp->last_level &&
-	    time_before64(get_jiffies_64(), bp->next_send))
-		goto unlock;
-
-	for (i = 0; i < level; i++)
-		bp->msg[i] = cpu_to_virtio32(bp->vdev, i + 1);
-	sg_init_one(&sg, bp->msg, level * sizeof(bp->msg[0]));
-	/* One buffer to an empty queue: fails only when the device is broken. */
-	if (virtqueue_add_outbuf(vq, &sg, 1, bp, GFP_NOWAIT | __GFP_NOWARN))
-		goto unlock;
-
-	bp->in_flight = level;
-	bp->last_level = level;
-	bp->next_send = get_jiffies_64() +
-			msecs_to_jiffies(READ_ONCE(message_interval_ms));
-	trace_balloon_message_queued(level, scanned, reclaimed,
-				     READ_ONCE(*bp->actual), bp->num_pages);
-	notify = virtqueue_kick_prepare(vq);
 	spin_unlock_irq(&bp->lock);
 
 	/*
@@ -129,47 +136,43 @@ static void balloon_pressure_send(struct balloon_pressure *bp,
 	 * queue cannot go away: balloon_pressure_stop() waits for sample_work.
 	 */
 	if (notify)
-		virtqueue_notify(vq);
-	return;
-
-unlock:
-	spin_unlock_irq(&bp->lock);
+		virtqueue_notify(bp->vq);
 }
 
 static void balloon_pressure_sample(struct work_struct *work)
 {
 	struct balloon_pressure *bp =
 		container_of(work, struct balloon_pressure, sample_work.work);
-	unsigned long scanned, reclaimed;
-	unsigned int level = BALLOON_PRESSURE_NONE;
-	unsigned int pending;
-
-	if (!READ_ONCE(bp->vq))
-		return;
-
-	balloon_pressure_counters(&scanned, &reclaimed);
-	scanned -= bp->scanned;
-	reclaimed -= bp->reclaimed;
-	if (scanned >= BALLOON_PRESSURE_WINDOW) {
-		level = balloon_pressure_level(scanned, reclaimed);
-		bp->scanned += scanned;
-		bp->reclaimed += reclaimed;
-		trace_balloon_pressure(level, scanned, reclaimed);
-
-		WRITE_ONCE(bp->pressed, true);
-		mod_delayed_work(bp->wq, &bp->resume_work,
-				 msecs_to_jiffies(BALLOON_PRESSURE_OVER_MS));
-	}
+	struct balloon_window pending = {};
+	struct balloon_window window = {};
+	bool running;
 
 	spin_lock_irq(&bp->lock);
-	pending = bp->in_flight ? BALLOON_PRESSURE_NONE : bp->pending;
-	if (pending)
-		bp->pending = BALLOON_PRESSURE_NONE;
+	running = bp->running;
+	if (running && !bp->in_flight) {
+		pending = bp->pending;
+		bp->pending.level = BALLOON_PRESSURE_NONE;
+	}
 	spin_unlock_irq(&bp->lock);
+	if (!running)
+		return;
 
-	level = max(level, pending);
-	if (level)
-		balloon_pressure_send(bp, level, scanned, reclaimed);
+	if (balloon_window_look(&bp->mark, &window)) {
+		trace_balloon_pressure(window.level, window.scanned,
+				       window.reclaimed);
+		balloon_pressure_hold(bp);
+	}
+	if (window.again)
+		queue_delayed_work(bp->wq, &bp->sample_work,
+				   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
+
+	/* The higher one first: then the other need not be sent. */
+	if (pending.level > window.level)
+		swap(pending, window);
+	if (window.level)
+		balloon_pressure_send(bp, &window);
+	if (pending.level)
+		balloon_pressure_send(bp, &pending);
 }
 
 /* Process context. The target may have been left alone meanwhile: look again. */
@@ -182,13 +185,16 @@ static void balloon_pressure_resume(struct work_struct *work)
 	queue_work(system_freezable_wq, bp->size_work);
 }
 
-/* Reclaim context. Frees nothing: it only learns that reclaim is under way. */
+/*
+ * Reclaim context, see the top of the file for what it costs. Frees nothing: it
+ * only learns that reclaim is under way.
+ */
 static unsigned long balloon_pressure_count(struct shrinker *shrinker,
 					    struct shrink_control *sc)
 {
 	struct balloon_pressure *bp = balloon_shrinker_private(shrinker);
 
-	if (READ_ONCE(bp->vq) && !delayed_work_pending(&bp->sample_work))
+	if (READ_ONCE(bp->running) && !delayed_work_pending(&bp->sample_work))
 		queue_delayed_work(bp->wq, &bp->sample_work,
 				   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
 	return 0;
@@ -208,24 +214,31 @@ static unsigned long balloon_pressure_scan(struct shrinker *shrinker,
  */
 void balloon_pressure_acked(struct balloon_pressure *bp)
 {
-	unsigned int len, pending = BALLOON_PRESSURE_NONE;
 	unsigned long flags;
+	unsigned int len;
 
 	spin_lock_irqsave(&bp->lock, flags);
-	if (bp->vq && bp->in_flight && virtqueue_get_buf(bp->vq, &len)) {
+#ifdef BALLOON_PRESSURE_LAB
+	if (bp->drop_acks) {
+		bp->drop_acks--;
+		spin_unlock_irqrestore(&bp->lock, flags);
+		return;
+	}
+#endif
+	if (bp->in_flight && virtqueue_get_buf(bp->vq, &len)) {
 		trace_balloon_message_acked(bp->in_flight);
+		bp->counts.acked[bp->in_flight]++;
 		bp->in_flight = BALLOON_PRESSURE_NONE;
-		pending = bp->pending;
+		/* Under the lock: once stopped, nothing is queued any more. */
+		if (bp->running && bp->pending.level)
+			mod_delayed_work(bp->wq, &bp->sample_work, 0);
 	}
 	spin_unlock_irqrestore(&bp->lock, flags);
-
-	if (pending)
-		mod_delayed_work(bp->wq, &bp->sample_work, 0);
 }
 
 /**
  * balloon_pressure_target() - note the balloon's size that the host asks for
- * @bp: the pressure, started or not
+ * @bp: the pressure, initialised or not
  * @num_pages: as read from the device's configuration, in 4 KiB pages
  * @actual: the balloon's size, in the same unit
  *
@@ -237,12 +250,12 @@ void balloon_pressure_target(struct balloon_pressure *bp, u32 num_pages,
 	if (bp->num_pages == num_pages)
 		return;
 	trace_balloon_target(num_pages, actual);
-	bp->num_pages = num_pages;
+	WRITE_ONCE(bp->num_pages, num_pages);
 }
 
 /**
  * balloon_pressure_pressed() - must inflation pause?
- * @bp: the pressure
+ * @bp: the pressure, initialised or not
  *
  * When the answer is yes, the size work is queued again once pressure is over,
  * whether or not the host changes its target meanwhile.
@@ -256,21 +269,50 @@ bool balloon_pressure_pressed(struct balloon_pressure *bp)
 }
 
 /**
+ * balloon_pressure_hold() - inflation must pause
+ * @bp: the pressure, initialised or not
+ *
+ * Called for each window of reclaim, and by the driver when it gets no page to
+ * inflate with.
+ *
+ * Context: process.
+ * Return: true if the size work is queued again once pressure is over, false if
+ * that is left to the caller: there is no message virtqueue, or it is stopped.
+ */
+bool balloon_pressure_hold(struct balloon_pressure *bp)
+{
+	bool running;
+
+	/* Never set without the feature: then the lock is not initialised. */
+	if (!READ_ONCE(bp->running))
+		return false;
+
+	spin_lock_irq(&bp->lock);
+	running = bp->running;
+	if (running) {
+		WRITE_ONCE(bp->pressed, true);
+		mod_delayed_work(bp->wq, &bp->resume_work,
+				 msecs_to_jiffies(BALLOON_PRESSURE_OVER_MS));
+	}
+	spin_unlock_irq(&bp->lock);
+	return running;
+}
+
+/**
  * balloon_pressure_start() - from here on messages may be sent
- * @bp: the pressure
+ * @bp: the pressure, stopped, and reset if it was started before
  * @vq: the message virtqueue
  *
  * Context: process, after DRIVER_OK.
  */
 void balloon_pressure_start(struct balloon_pressure *bp, struct virtqueue *vq)
 {
-	balloon_pressure_counters(&bp->scanned, &bp->reclaimed);
+	balloon_window_start(&bp->mark);
 
 	spin_lock_irq(&bp->lock);
-	bp->in_flight = BALLOON_PRESSURE_NONE;
-	bp->pending = BALLOON_PRESSURE_NONE;
+	bp->vq = vq;
 	bp->last_level = BALLOON_PRESSURE_NONE;
-	WRITE_ONCE(bp->vq, vq);
+	WRITE_ONCE(bp->running, true);
 	spin_unlock_irq(&bp->lock);
 }
 
@@ -278,19 +320,40 @@ void balloon_pressure_start(struct balloon_pressure *bp, struct virtqueue *vq)
  * balloon_pressure_stop() - send no message any more, and let inflation go on
  * @bp: the pressure
  *
- * A buffer in flight stays with the device until its reset.
+ * The size work is not queued any more when this returns. A buffer in flight
+ * stays with the device until its reset.
  *
- * Context: process, before the device's reset.
+ * Context: process, before the size work is cancelled and the device is reset.
  */
 void balloon_pressure_stop(struct balloon_pressure *bp)
 {
 	spin_lock_irq(&bp->lock);
-	WRITE_ONCE(bp->vq, NULL);
+	WRITE_ONCE(bp->running, false);
+	balloon_pressure_drop_pending(bp);
 	spin_unlock_irq(&bp->lock);
 
 	cancel_delayed_work_sync(&bp->sample_work);
 	cancel_delayed_work_sync(&bp->resume_work);
 	WRITE_ONCE(bp->pressed, false);
+}
+
+/**
+ * balloon_pressure_reset() - take the buffer in flight back
+ * @bp: the pressure, initialised or not; stopped
+ *
+ * Context: process, between the device's reset and the end of its virtqueues.
+ */
+void balloon_pressure_reset(struct balloon_pressure *bp)
+{
+	/* Never started, or the device has not come back since the last reset. */
+	if (!bp->vq)
+		return;
+
+	spin_lock_irq(&bp->lock);
+	virtqueue_detach_unused_buf(bp->vq);
+	bp->in_flight = BALLOON_PRESSURE_NONE;
+	bp->vq = NULL;
+	spin_unlock_irq(&bp->lock);
 }
 
 static int balloon_pressure_watch(struct balloon_pressure *bp)
@@ -311,31 +374,7 @@ static int balloon_pressure_watch(struct balloon_pressure *bp)
 }
 
 #ifdef BALLOON_PRESSURE_LAB
-/* For tests: a level written here is sent as if a window had shown it. */
-static int balloon_pressure_inject(void *data, u64 level)
-{
-	if (level < 1 || level > BALLOON_PRESSURE_LEVELS)
-		return -EINVAL;
-	balloon_pressure_send(data, level, 0, 0);
-	return 0;
-}
-DEFINE_DEBUGFS_ATTRIBUTE(balloon_pressure_inject_fops, NULL,
-			 balloon_pressure_inject, "%llu\n");
-
-static void balloon_pressure_lab_init(struct balloon_pressure *bp)
-{
-	bp->debugfs = debugfs_create_dir("virtio_balloon", NULL);
-	debugfs_create_file_unsafe("inject", 0200, bp->debugfs, bp,
-				   &balloon_pressure_inject_fops);
-}
-
-static void balloon_pressure_lab_exit(struct balloon_pressure *bp)
-{
-	debugfs_remove(bp->debugfs);
-}
-#else
-static void balloon_pressure_lab_init(struct balloon_pressure *bp) { }
-static void balloon_pressure_lab_exit(struct balloon_pressure *bp) { }
+#include "balloon_pressure_lab.c"
 #endif
 
 /**
@@ -360,7 +399,6 @@ int balloon_pressure_init(struct balloon_pressure *bp,
 	bp->vdev = vdev;
 	bp->size_work = size_work;
 	bp->actual = actual;
-	bp->next_send = get_jiffies_64();
 	spin_lock_init(&bp->lock);
 	INIT_DELAYED_WORK(&bp->sample_work, balloon_pressure_sample);
 	INIT_DELAYED_WORK(&bp->resume_work, balloon_pressure_resume);
@@ -375,7 +413,10 @@ int balloon_pressure_init(struct balloon_pressure *bp,
 	if (err)
 		goto out_destroy_wq;
 
+	balloon_pressure_debugfs_init(bp);
+#ifdef BALLOON_PRESSURE_LAB
 	balloon_pressure_lab_init(bp);
+#endif
 	return 0;
 
 out_destroy_wq:
@@ -387,11 +428,11 @@ out_destroy_wq:
  * balloon_pressure_exit() - undo balloon_pressure_init()
  * @bp: the pressure
  *
- * Context: process, after balloon_pressure_stop().
+ * Context: process, after balloon_pressure_stop(). An interrupt may still come.
  */
 void balloon_pressure_exit(struct balloon_pressure *bp)
 {
-	balloon_pressure_lab_exit(bp);
+	balloon_pressure_debugfs_exit(bp);
 	shrinker_free(bp->shrinker);
 	/* The shrinker may have queued it once more after the stop. */
 	cancel_delayed_work_sync(&bp->sample_work);

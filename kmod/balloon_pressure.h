@@ -2,8 +2,9 @@
 /*
  * Guest memory pressure, told to the host over the balloon's message virtqueue.
  *
- * One struct balloon_pressure lives inside of each struct virtio_balloon. The
- * driver proper calls the functions below and nothing else of it.
+ * One struct balloon_pressure lives inside of each struct virtio_balloon, zeroed
+ * when the device is bound. The driver proper calls the functions of the first
+ * group below and nothing else of it.
  */
 #ifndef _BALLOON_PRESSURE_H
 #define _BALLOON_PRESSURE_H
@@ -21,6 +22,36 @@
 #define BALLOON_PRESSURE_NONE	0
 #define BALLOON_PRESSURE_LEVELS	VIRTIO_BALLOON_MSG_PRESSURE_CRITICAL
 
+/* Pressure is over when no window was completed for this long. */
+#define BALLOON_PRESSURE_OVER_MS	250
+
+/* Reclaim's totals since boot, in pages, and when they were looked at. */
+struct balloon_reclaim {
+	u64 looked;			/* jiffies */
+	unsigned long scanned;		/* by kswapd */
+	unsigned long reclaimed;
+	unsigned long direct_scanned;	/* by tasks that allocate */
+	unsigned long direct_reclaimed;
+	unsigned long stalls;		/* times that a task began guest-wide */
+};
+
+/* What reclaim did in one window, in pages, and the level that it shows. */
+struct balloon_window {
+	unsigned int level;
+	unsigned long scanned;
+	unsigned long reclaimed;
+	bool again;			/* another look is due, reclaim or not */
+};
+
+/* Messages by level, since the device was bound; index 0 is not used. */
+struct balloon_message_counts {
+	unsigned long sent[BALLOON_PRESSURE_LEVELS + 1];
+	unsigned long acked[BALLOON_PRESSURE_LEVELS + 1];
+	unsigned long suppressed[BALLOON_PRESSURE_LEVELS + 1];
+};
+
+#if IS_ENABLED(CONFIG_VIRTIO_BALLOON_PRESSURE)
+
 struct balloon_pressure {
 	struct virtio_device *vdev;
 	/* The driver's own work: inflate or deflate towards the target. */
@@ -35,9 +66,8 @@ struct balloon_pressure {
 	struct workqueue_struct *wq;
 	struct delayed_work sample_work;
 
-	/* Start of the window under way. Once started, sample_work's alone. */
-	unsigned long scanned;
-	unsigned long reclaimed;
+	/* Where the window under way began. Sample_work's while running. */
+	struct balloon_reclaim mark;
 
 	/* Inflation pauses while set; resume_work clears it. */
 	bool pressed;
@@ -45,20 +75,24 @@ struct balloon_pressure {
 
 	/* Protects what follows, against the queue's interrupt. */
 	spinlock_t lock;
-	/* NULL unless messages may be sent. */
+	/* Messages may be sent. */
+	bool running;
+	/* From the start to the device's reset. */
 	struct virtqueue *vq;
 	/* The level in flight, and a higher one that waits for its ack. */
 	unsigned int in_flight;
-	unsigned int pending;
-	u64 next_send;
+	struct balloon_window pending;
 	unsigned int last_level;
+	u64 last_sent;
+	struct balloon_message_counts counts;
+#ifdef BALLOON_PRESSURE_LAB
+	u64 drop_acks;
+#endif
+
+	struct dentry *debugfs;
 
 	/* Belongs to the device while in_flight is set. */
 	__virtio32 msg[BALLOON_PRESSURE_LEVELS] ____cacheline_aligned;
-
-#ifdef BALLOON_PRESSURE_LAB
-	struct dentry *debugfs;
-#endif
 };
 
 int balloon_pressure_init(struct balloon_pressure *bp,
@@ -69,10 +103,54 @@ void balloon_pressure_exit(struct balloon_pressure *bp);
 
 void balloon_pressure_start(struct balloon_pressure *bp, struct virtqueue *vq);
 void balloon_pressure_stop(struct balloon_pressure *bp);
+void balloon_pressure_reset(struct balloon_pressure *bp);
 
 void balloon_pressure_acked(struct balloon_pressure *bp);
 void balloon_pressure_target(struct balloon_pressure *bp, u32 num_pages,
 			     u32 actual);
 bool balloon_pressure_pressed(struct balloon_pressure *bp);
+bool balloon_pressure_hold(struct balloon_pressure *bp);
+
+/* balloon_window.c, balloon_pressure_debugfs.c: for balloon_pressure.c */
+void balloon_window_start(struct balloon_reclaim *mark);
+bool balloon_window_look(struct balloon_reclaim *mark,
+			 struct balloon_window *window);
+void balloon_pressure_debugfs_init(struct balloon_pressure *bp);
+void balloon_pressure_debugfs_exit(struct balloon_pressure *bp);
+
+#else
+
+struct balloon_pressure { };
+
+static inline int balloon_pressure_init(struct balloon_pressure *bp,
+					struct virtio_device *vdev,
+					struct work_struct *size_work,
+					const unsigned int *actual)
+{
+	return 0;
+}
+
+static inline void balloon_pressure_exit(struct balloon_pressure *bp) { }
+
+static inline void balloon_pressure_start(struct balloon_pressure *bp,
+					  struct virtqueue *vq) { }
+static inline void balloon_pressure_stop(struct balloon_pressure *bp) { }
+static inline void balloon_pressure_reset(struct balloon_pressure *bp) { }
+
+static inline void balloon_pressure_acked(struct balloon_pressure *bp) { }
+static inline void balloon_pressure_target(struct balloon_pressure *bp,
+					   u32 num_pages, u32 actual) { }
+
+static inline bool balloon_pressure_pressed(struct balloon_pressure *bp)
+{
+	return false;
+}
+
+static inline bool balloon_pressure_hold(struct balloon_pressure *bp)
+{
+	return false;
+}
+
+#endif
 
 #endif /* _BALLOON_PRESSURE_H */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Trace events of the balloon's message virtqueue. Names and fields are stable:
- * tools read them. Sizes are in 4 KiB pages, as on the wire.
+ * tools read them; virtio-balloon-pressure.rst has them all. The balloon's sizes
+ * are in 4 KiB pages, as on the wire; scanned and reclaimed are guest pages.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM virtio_balloon

@@ -20,16 +20,26 @@ MESSAGE_VQ = 23
 REPORTING = 5
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
-INJECT = "/sys/kernel/debug/virtio_balloon/inject"
+DEBUGFS = "/sys/kernel/debug/virtio_balloon-*"
+"""The driver's directory, one for each device that has the message queue."""
 INTERVAL = "/sys/module/virtio_balloon/parameters/message_interval_ms"
 TRACING = "/sys/kernel/tracing"
-CACHELOAD = "/run/lab/bin/cacheload -S 600 /dev/vda"
+BIN = "/run/lab/bin"
+CACHELOAD = f"{BIN}/cacheload -S 600 /dev/vda"
 """Reads the root disk, which is larger than the guest's memory, until it is killed."""
+INSMOD = "insmod /run/lab/virtio_balloon.ko"
+CGROUPS = "/sys/fs/cgroup"
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
 
 COMPLAINT = re.compile(
     r"WARNING:|BUG:|BUG at|Oops|rcu.*(stall|starved)|soft lockup|blocked for more than|Call Trace"
     r"|Kernel panic|Out of memory"
 )
+
+STATES = ("idle", "inflated", "inflating", "pressed")
+"""What a guest is at when something befalls its driver: see `in_state`."""
+NEVER = 1_000_000_000
+"""More acks than a test sees."""
 
 DEADLINE = 90.0
 """Seconds for what takes a few on an idle machine."""
@@ -69,10 +79,16 @@ def features(vm: Vm) -> set[int]:
     return {bit for bit, value in enumerate(bits) if value == "1"}
 
 
+def debugfs(vm: Vm, name: str) -> str:
+    """The path of one of the driver's debugfs files; of the one device that the guest has."""
+    return vm.sh(f"ls {DEBUGFS}/{name}").strip()
+
+
 def inject(vm: Vm, *levels: int) -> None:
     """Have the driver send messages, further apart than its usual interval."""
+    door = debugfs(vm, "inject")
     for level in levels:
-        vm.sh(f"echo {level} > {INJECT}; sleep 0.3")
+        vm.sh(f"echo {level} > {door}; sleep 0.3")
 
 
 def told(vm: Vm, seconds: float, enough: int = 0) -> list[str]:
@@ -89,6 +105,87 @@ def counters(vm: Vm) -> dict[str, int]:
 def mem_total(vm: Vm) -> int:
     """The memory that the guest's kernel counts as its own."""
     return int(vm.sh("awk '/^MemTotal:/ {print $2}' /proc/meminfo")) << 10
+
+
+def pressure(vm: Vm) -> dict[str, int]:
+    """The driver's own counters; they count from when it was bound to the device."""
+    return parse_counters(vm.sh(f"cat {debugfs(vm, 'pressure')}"))
+
+
+def drop_acks(vm: Vm, count: int) -> None:
+    """Have the driver miss that many acks of the host; 0: it looks for what it has missed."""
+    vm.sh(f"echo {count} > {debugfs(vm, 'drop_acks')}")
+
+
+def works(vm: Vm, size: int) -> None:
+    """The guest comes to that size by itself, and its messages arrive."""
+    wait_actual(vm, size)
+    told(vm, 0)
+    inject(vm, 2)
+    assert told(vm, 5, enough=2) == ["low", "medium"]
+
+
+@contextmanager
+def in_state(vm: Vm, state: str, target: int) -> Iterator[None]:
+    """The guest asked for that target (but when idle), and the body run with it in that state.
+
+    Inflating: has begun to. Pressed: reclaims, so that its inflation waits.
+    """
+    if state == "pressed":
+        with background(vm, CACHELOAD):
+            told(vm, 0)
+            assert told(vm, 60, enough=1)
+            vm.set_target(target)
+            yield
+        return
+    if state == "inflated":
+        resize(vm, target)
+    elif state == "inflating":
+        vm.set_target(target)
+        wait_until(lambda: vm.balloon_actual() < ram(vm), "inflation has begun")
+    yield
+
+
+@contextmanager
+def container(vm: Vm, limit: str = "max") -> Iterator[str]:
+    """A memory cgroup of that limit (memory.max); its folder. What runs in it is killed."""
+    box = f"{CGROUPS}/box"
+    vm.sh(f"mkdir -p {CGROUPS} && mount -t cgroup2 none {CGROUPS} && "
+          f"echo +memory > {CGROUPS}/cgroup.subtree_control && "
+          f"mkdir {box} && echo {limit} > {box}/memory.max")
+    try:
+        yield box
+    finally:
+        # Its processes have left when the folder can be removed.
+        vm.sh(f"echo 1 > {box}/cgroup.kill; tries=0; until rmdir {box} || [ $tries = 100 ]; do "
+              f"tries=$((tries + 1)); sleep 0.1; done 2>/dev/null; umount {CGROUPS}", check=False)
+
+
+def within(box: str, command: str) -> str:
+    """A shell command that runs another in a container."""
+    return f"sh -c 'echo $$ > {box}/cgroup.procs; exec {command}'"
+
+
+def leaks(vm: Vm) -> list[str]:
+    """What kmemleak blames on the driver or on balloon pages.
+
+    Nothing of a guest that is dead, or whose kernel has no kmemleak.
+    """
+    if not vm.alive() or not vm.sh(f"ls {KMEMLEAK} 2>/dev/null", check=False):
+        return []
+    # Younger than 5 s is not told, and the first scan may see a pointer in flight.
+    vm.sh(f"sleep 6; echo scan > {KMEMLEAK}; echo scan > {KMEMLEAK}", timeout=300)
+    return blamed(vm.sh(f"cat {KMEMLEAK}", timeout=300))
+
+
+def blamed(report: str) -> list[str]:
+    """The objects of a report by kmemleak that a balloon's code has allocated.
+
+    A frame without a name is of a module that is gone, which was the driver.
+    """
+    objects = report.split("unreferenced object ")[1:]
+    return [one for one in objects
+            if "balloon" in one or re.search(r"^ +(\[<\w+>\] )?0x[0-9a-f]+$", one, re.MULTILINE)]
 
 
 @contextmanager
