@@ -14,12 +14,13 @@ each = for kernel in $(CHOSEN); do echo "== Linux $$kernel"; export KERNEL=$$ker
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor build kmod qemu image demo lint test test-short test-unit test-device \
-	test-guest test-e2e bench-boot clean distclean
+	test-guest test-e2e bench-boot bench-driver check series clean distclean
 
 help: ## Show the doors
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml; KERNEL=all is each in turn"
+	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml; KERNEL=all is each in turn,"
+	@echo "                          KERNEL=6.1-debug one with KASAN, lockdep and kmemleak"
 	@echo "  KDIR=... QEMU_SRC=...   make kmod, make qemu with a tree of your own"
 
 setup: ## Install what the lab needs (Debian and Python packages)
@@ -69,6 +70,15 @@ test-guest: setup ## The tests of the driver in a guest
 
 test-e2e: setup ## The tests of the whole loop
 	@$(call each,$(PYGUEST) build && $(PYTEST) tests/e2e)
+
+bench-driver: setup ## Measure the driver: latency, CPU share, inflation (one kernel, 10 minutes)
+	@$(call each,$(PYGUEST) bench-driver)
+
+check: setup ## The driver before gcc W=1, sparse, kernel-doc and checkpatch (all kernels)
+	@$(PYGUEST) check $(filter-out all,$(KERNEL))
+
+series: setup ## The driver as mails for the kernel's lists, each tried: git am, W=1, checkpatch
+	@$(PYGUEST) series --check
 
 bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)
 	@$(PYGUEST) bench-boot

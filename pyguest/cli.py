@@ -12,9 +12,10 @@ from pathlib import Path
 
 from qemu.qmp import QMPError
 
-from . import checkpatch, doctor, lab, paths, running, targets
+from . import check, checkpatch, doctor, lab, paths, running, series, series_check, targets
 from .bench import boot as bench_boot
-from .build import image, kernel, kmod, qemu
+from .bench import driver as bench_driver
+from .build import image, kernel, kmod, qemu, source
 from .errors import LabError
 
 EXAMPLES = """\
@@ -124,6 +125,32 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("count", type=_positive, nargs="?", default=5)
     door.set_defaults(run=lambda args: bench_boot.main(args.count))
 
+    door = doors.add_parser("bench-driver", help="measure latency, CPU share and inflation")
+    door.add_argument("--only", action="append", choices=bench_driver.PARTS,
+                      help="one part (may be given again; all)")
+    usual = bench_driver.Plan()
+    door.add_argument("--bursts", type=_positive, default=usual.bursts,
+                      help=f"bursts of reclaim whose latency is measured ({usual.bursts})")
+    door.add_argument("--rounds", type=_positive, default=usual.rounds,
+                      help=f"rounds of what is compared ({usual.rounds})")
+    door.add_argument("--seconds", type=_positive, default=usual.seconds,
+                      help=f"length of a window of the CPU share ({usual.seconds})")
+    door.add_argument("--series", action="append", default=[], metavar="KERNEL",
+                      help="a kernel whose own driver inflates as well, like 7.3-series")
+    door.set_defaults(run=_bench_driver)
+
+    door = doors.add_parser("check", help="the driver before gcc W=1, sparse, kernel-doc and "
+                                          "checkpatch, as a table")
+    door.add_argument("kernel", nargs="*", help="kernels of targets.toml (all)")
+    door.set_defaults(run=_check)
+
+    door = doors.add_parser("series", help="write the driver as a series of mails")
+    door.add_argument("--output", type=Path, metavar="DIR",
+                      help="where the mails go (series/KERNEL in the checkout)")
+    door.add_argument("--check", action="store_true",
+                      help="git am, build with W=1 and checkpatch each mail as well")
+    door.set_defaults(run=_series)
+
     door = doors.add_parser("checkpatch", help="both checkpatch.pl on our C")
     door.set_defaults(run=_checkpatch)
     return parser
@@ -145,11 +172,12 @@ def _build(args: argparse.Namespace) -> None:
             paths.state_dir("kmod-own-tree"),
         ))
     else:
-        built = kernel.ensure(wanted.kernel(lab.chosen("KERNEL")))
-        if args.what == "kmod":
-            print(kmod.ensure(built))
-        elif args.what == "image":
-            print(image.ensure(wanted.image, built).disk)
+        name = lab.chosen("KERNEL")
+        if args.what == "image":
+            print(image.ensure(wanted.image, lab.packaged_kernel(wanted, name)).disk)
+        else:
+            built = lab.booted_kernel(wanted, name)
+            print(kmod.ensure(built) if args.what == "kmod" else built.vmlinux)
     print(f"ready in {time.monotonic() - started:.0f} s; the cache is {paths.cache_root()}")
 
 
@@ -179,6 +207,37 @@ def _demo(args: argparse.Namespace) -> int:
     from .demo import run  # matplotlib takes a second to import
 
     return run.main(args.step)
+
+
+def _bench_driver(args: argparse.Namespace) -> int:
+    return bench_driver.main(bench_driver.Plan(
+        only=tuple(args.only or bench_driver.PARTS), bursts=args.bursts, rounds=args.rounds,
+        seconds=args.seconds, series=tuple(args.series),
+    ))
+
+
+def _check(args: argparse.Namespace) -> int:
+    wanted = targets.load()
+    names = args.kernel or list(wanted.kernels)
+    return check.report([
+        result for name in names
+        for result in check.checks(kernel.ensure(wanted.kernel(name)), wanted)
+    ])
+
+
+def _series(args: argparse.Namespace) -> None:
+    recipe = series.load()
+    target = targets.load().kernel(lab.chosen("KERNEL") or recipe.kernel)
+    tree = source.ensure(target)
+    written = series.write(tree, args.output or paths.TREE / "series" / target.name)
+    print(f"{len(written.mails)} mails and a cover letter: {written.folder}")
+    if written.unmeasured:
+        print(f"not measured, and so said: {', '.join(written.unmeasured)}")
+    if args.check:
+        built = kernel.ensure(target).build
+        checked = series_check.check(written, recipe, tree, built / ".config",
+                                     built / "Module.symvers")
+        print(series_check.table(checked, recipe))
 
 
 def _checkpatch(args: argparse.Namespace) -> None:

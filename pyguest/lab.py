@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import accel, inject, network, paths, targets
-from .build import image, initrd, kernel, kmod, qemu
+from . import accel, inject, network, paths, series, targets
+from .build import image, initrd, kernel, kmod, linux, qemu, source
 from .errors import LabError
 from .vm import Vm, VmConfig
 
@@ -21,6 +21,7 @@ class Parts:
 
     targets: targets.Targets
     kernel: kernel.Kernel
+    """The one that guests boot."""
     image: image.Image
     qemu: qemu.Qemu
     driver: Path
@@ -38,8 +39,12 @@ class Parts:
 
     @property
     def stock_driver(self) -> Path:
-        """The distribution's driver, as it came."""
-        return self.kernel.modules / "drivers/virtio/virtio_balloon.ko"
+        """The kernel's own driver, as it came."""
+        return _own_driver(self.kernel)
+
+
+def _own_driver(booted: kernel.Kernel) -> Path:
+    return booted.modules / "drivers/virtio/virtio_balloon.ko"
 
 
 def stock_qemu() -> Path:
@@ -55,23 +60,42 @@ def chosen(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
+def packaged_kernel(wanted: targets.Targets, name: str | None) -> kernel.Kernel:
+    """Debian's own kernel of that name, whatever the flavour."""
+    return kernel.ensure(wanted.kernel(name and name.partition("-")[0]))
+
+
+def booted_kernel(wanted: targets.Targets, name: str | None) -> kernel.Kernel:
+    """The kernel of that name: "6.1" is Debian's own, "6.1-debug" one built from its source.
+
+    "7.3-series" is one with the series in its tree, and has its driver from there.
+    """
+    base, _, flavour = (name or wanted.default_kernel).partition("-")
+    if not flavour:
+        return packaged_kernel(wanted, name)
+    tree = source.ensure(wanted.kernel(base))
+    mails = []
+    if flavour == linux.SERIES:
+        mails = series.write(tree, paths.state_dir("series") / base).mails
+    return linux.ensure(tree, flavour, mails)
+
+
 def prepare() -> Parts:
     """Build what is not in the cache. KERNEL= and QEMU= in the environment choose."""
     if chosen("KDIR"):
         raise LabError(f"KDIR={chosen('KDIR')}: a kernel tree of your own is for `make kmod` "
                        "alone; leave it out here")
     wanted = targets.load()
-    kernel_target = wanted.kernel(chosen("KERNEL"))
     qemu_target = wanted.qemu(chosen("QEMU"))
-    built_kernel = kernel.ensure(kernel_target)
+    booted = booted_kernel(wanted, chosen("KERNEL"))
     key = paths.content_key(repr(inject.CFLAGS), *inject.SOURCES)
     programs = paths.cached("inject", key, _build_programs)
     return Parts(
         targets=wanted,
-        kernel=built_kernel,
-        image=image.ensure(wanted.image, built_kernel),
+        kernel=booted,
+        image=image.ensure(wanted.image, packaged_kernel(wanted, chosen("KERNEL"))),
         qemu=qemu.ensure(qemu_target),
-        driver=kmod.ensure(built_kernel),
+        driver=_own_driver(booted) if linux.has_series(booted) else kmod.ensure(booted),
         programs={name: programs / name for name in inject.PROGRAMS},
     )
 

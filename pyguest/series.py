@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver as a series of mails for the kernel's lists, made from kmod/ and nothing else.
+
+kmod/series/series.toml says which mail brings what. Our own files go in as they are in
+the kernel's tree: without what is for older kernels and for the lab. The hook patch is
+taken apart by paragraph, and each goes into the mail that it belongs to.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import hooks, paths
+from .build import patch
+from .build.kernel import CC
+from .build.kmod import KMOD
+from .build.source import Source
+from .errors import LabError
+
+NOT_MEASURED = "not measured"
+DRIVER = "drivers/virtio/virtio_balloon.c"
+FIELD = re.compile(r"@([a-z][a-z0-9_]*)@")
+
+
+@dataclass(frozen=True)
+class Insert:
+    """A paragraph of one of our headers that goes into a header of the kernel."""
+
+    source: str
+    paragraph: str
+    into: str
+    after: str = ""
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class Mail:
+    """One patch of the series: its message and what it brings."""
+
+    name: str
+    diff: bool = False
+    """There is a `name`.patch for files that are not ours."""
+    files: list[str] = field(default_factory=list)
+    rename: list[str] = field(default_factory=list)
+    insert: list[Insert] = field(default_factory=list)
+    hooks: str = ""
+    """Paragraphs of the hook patch with this pattern in them are this mail's."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """series.toml."""
+
+    path: Path
+    kernel: str
+    files: dict[str, str]
+    """Our files, by the name in kmod/, and where they are in the kernel's tree."""
+    left_out: list[str]
+    """Our files that only builds out of tree need."""
+    defined: list[str]
+    undefined: list[str]
+    replace: dict[str, str]
+    """Patterns in our files, and what stands there in tree."""
+    leftover: str
+    """What must not be left of the form out of tree."""
+    mails: list[Mail]
+    checks: dict[str, str]
+    """What checkpatch says of the series, by type, and why it stays."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series that was written."""
+
+    folder: Path
+    cover: Path
+    mails: list[Path]
+    recipients: Path
+    unmeasured: list[str]
+    """Numbers that the texts name and numbers.toml does not have."""
+
+
+def load(kmod: Path = KMOD) -> Recipe:
+    """Read series.toml. LabError names what is wrong with it."""
+    path = kmod / "series/series.toml"
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text())
+        mails = [Mail(**{**table, "insert": [Insert(**one) for one in table.get("insert", [])]})
+                 for table in data.pop("mail")]
+        recipe = Recipe(path=path, mails=mails, **data)
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise LabError(f"{path}: {error}: mend the file, or take it from git") from error
+    known = {*recipe.files, *recipe.left_out}
+    ours = {str(file.relative_to(kmod)) for file in kmod.rglob("*")
+            if file.suffix in (".c", ".h", ".rst")}
+    for name in sorted(ours - known):
+        raise LabError(f"{path}: kmod/{name} is neither in [files] nor in left_out: add it")
+    for name in sorted(known):
+        if not (kmod / name).is_file():
+            raise LabError(f"{path}: there is no kmod/{name}: take it out")
+    brought = [name for mail in mails for name in mail.files]
+    for name in recipe.files:
+        used = brought.count(name) or sum(one.source == name for m in mails for one in m.insert)
+        if not used:
+            raise LabError(f"{path}: no mail brings {name}: add it to one")
+    return recipe
+
+
+def numbers(kmod: Path = KMOD) -> dict[str, str]:
+    """The measured figures, as text. LabError where the file cannot be read."""
+    path = kmod / "series/numbers.toml"
+    try:
+        return {key: str(value) for key, value in tomllib.loads(path.read_text()).items()}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise LabError(f"{path}: {error}: mend the file, or take it from git") from error
+
+
+def fill(text: str, values: Mapping[str, str], missing: set[str], used: set[str]) -> str:
+    """Put values where @name@ stands. What there is no value for is said to be not measured."""
+
+    def value(found: re.Match[str]) -> str:
+        used.add(found[1])
+        if found[1] not in values:
+            missing.add(found[1])
+            return NOT_MEASURED
+        return values[found[1]]
+
+    return FIELD.sub(value, text)
+
+
+def in_tree(recipe: Recipe, name: str, text: str, unifdef: Path) -> str:
+    """One of our C files as it is in the kernel's tree. LabError names what is left over."""
+    if name.endswith((".c", ".h")):
+        flags = [f"-D{symbol}" for symbol in
+                 sorted({*recipe.defined, *re.findall(r"\bHAVE_[A-Z_]+\b", text)})]
+        flags += [f"-U{symbol}" for symbol in recipe.undefined]
+        done = subprocess.run([str(unifdef), "-B", *flags], input=text, text=True,
+                              capture_output=True)
+        if done.returncode not in (0, 1):  # 1: something was taken out
+            raise LabError(f"kmod/{name}: {done.stderr.strip()}: mend its #ifdefs")
+        text = done.stdout
+    for pattern, new in recipe.replace.items():
+        text = re.sub(pattern, new, text, flags=re.M)
+    if found := re.search(recipe.leftover, text):
+        raise LabError(f"kmod/{name}: {found[0]!r} is left over in its form for the kernel's tree: "
+                       f"add what becomes of it to [replace] of {recipe.path}")
+    return text
+
+
+def insert(text: str, one: Insert, paragraphs: Sequence[str]) -> str:
+    """Put the paragraph that `one` names into `text`. LabError where it has no one place."""
+    chosen = [part for part in paragraphs if re.search(one.paragraph, part)]
+    if len(chosen) != 1:
+        raise LabError(f"kmod/{one.source}: {len(chosen)} paragraphs have {one.paragraph!r} in "
+                       "them, and one is needed: mend the pattern in series.toml")
+    lines = text.splitlines(keepends=True)
+    anchor = one.after or one.before
+    places = [index for index, line in enumerate(lines) if line.startswith(anchor)]
+    if len(places) != 1:
+        raise LabError(f"{one.into}: {len(places)} lines begin with {anchor!r}, and one is "
+                       "needed: mend the anchor in series.toml")
+    block = chosen[0].strip("\n") + "\n"
+    if one.after:
+        lines.insert(places[0] + 1, "\n" + block)
+    else:
+        lines.insert(places[0], block + "\n")
+    return "".join(lines)
+
+
+def identity() -> str:
+    """The sender, as git has him: `name <mail>`. LabError says how to tell git."""
+    done = subprocess.run(["git", "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT"],
+                          cwd=paths.TREE, text=True, capture_output=True)
+    if done.returncode:
+        raise LabError("git does not know who sends the series: run `git config user.name` and "
+                       "`git config user.email` with your name and address")
+    return done.stdout.rsplit(maxsplit=2)[0]
+
+
+def date() -> int:
+    """Seconds since 1970 of the checkout's last commit, or of SOURCE_DATE_EPOCH."""
+    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
+        if not epoch.isdigit():
+            raise LabError(f"SOURCE_DATE_EPOCH={epoch}: give seconds since 1970")
+        return int(epoch)
+    done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=paths.TREE, text=True,
+                          capture_output=True)
+    if done.returncode or not done.stdout.strip():
+        raise LabError(f"{paths.TREE} is no git checkout to take a date from: "
+                       "set SOURCE_DATE_EPOCH")
+    return int(done.stdout)
+
+
+def write(source: Source, output: Path, kmod: Path = KMOD) -> Series:
+    """Write the series for the kernel of `source` into the folder `output`.
+
+    Mails of an earlier run in that folder are replaced. The same input gives the same
+    bytes. LabError names the file that does not fit.
+    """
+    recipe = load(kmod)
+    if source.target.name != recipe.kernel:
+        raise LabError(f"the series is for Linux {recipe.kernel}, and not for "
+                       f"{source.target.name}: run `make series KERNEL={recipe.kernel}`")
+    figures = numbers(kmod)
+    missing: set[str] = set()
+    used: set[str] = set()
+    values = {**figures, "kernel": f"{recipe.kernel} ({source.target.source} {source.version})"}
+    with tempfile.TemporaryDirectory() as scratch:
+        builder = _Builder(recipe, source, kmod, Path(scratch))
+        builder.base()
+        for mail in recipe.mails:
+            text = (kmod / "series" / f"{mail.name}.txt").read_text()
+            builder.commit(mail, fill(text, values, missing, used))
+        builder.finish()
+        cover = fill((kmod / "series/cover.txt").read_text(), values, missing, used)
+        if unused := sorted(figures.keys() - used):
+            raise LabError(f"{kmod}/series/numbers.toml: {', '.join(unused)}: no text names it; "
+                           "take it out or mend its name")
+        output.mkdir(parents=True, exist_ok=True)
+        for old in output.glob("*.patch"):
+            old.unlink()
+        builder.format(cover, output)
+    first, *mails = sorted(output.glob("*.patch"))
+    to = output / "recipients"
+    to.write_text(recipients(source.tree, mails))
+    return Series(output, first, mails, to, sorted(missing))
+
+
+class _Builder:
+    """The touched files of the kernel in a git repository of their own, mail by mail."""
+
+    def __init__(self, recipe: Recipe, source: Source, kmod: Path, scratch: Path) -> None:
+        self.recipe = recipe
+        self.source = source
+        self.kmod = kmod
+        self.work = scratch / "linux"
+        self.unifdef = scratch / "unifdef"
+        # The kernel's own, which is one file and needs no package.
+        subprocess.run([CC, "-o", str(self.unifdef), str(source.scripts / "unifdef.c")],
+                       check=True)
+        self.stock = source.driver.read_text()
+        self.changes = hooks.read(source.driver, kmod.parent / source.target.patch, scratch)
+        self.owner = hooks.assign(self.changes, {
+            mail.name: mail.hooks for mail in recipe.mails if mail.hooks})
+        self.applied: set[str] = set()
+        self.driver = DRIVER
+        self.when = date()
+        name, mail = identity().rsplit(" ", 1)
+        self.git_env = {
+            "PATH": os.environ["PATH"], "HOME": str(scratch),
+            "GIT_CONFIG_NOSYSTEM": "1", "TZ": "UTC",
+            "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": mail.strip("<>"),
+            "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": mail.strip("<>"),
+        }
+
+    def git(self, *arguments: str, text: str | None = None) -> None:
+        when = f"{self.when} +0000"
+        subprocess.run(["git", *arguments], cwd=self.work, input=text, text=True, check=True,
+                       stdout=subprocess.DEVNULL,
+                       env={**self.git_env, "GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when})
+
+    def base(self) -> None:
+        """Commit the kernel's own files that the series touches."""
+        touched = {DRIVER}
+        for mail in self.recipe.mails:
+            touched |= {one.into for one in mail.insert}
+            if mail.diff:
+                touched |= set(patch.files(self._diff(mail)))
+        self.work.mkdir()
+        for name in sorted(touched):
+            if not (self.source.tree / name).is_file():
+                raise LabError(f"{self.source.tree} has no {name}: mend {self.recipe.path}")
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.source.tree / name, self.work / name)
+        self.git("init", "-q", "-b", "base")
+        self._commit("base\n")
+
+    def commit(self, mail: Mail, message: str) -> None:
+        """Make one mail's changes and commit them."""
+        if mail.rename:
+            old, new = mail.rename
+            (self.work / old).rename(self.work / new)
+            if old == self.driver:
+                self.driver = new
+        if mail.diff:
+            patch.apply(self._diff(mail), self.work, f"Linux {self.source.version}")
+        for name in mail.files:
+            target = self.work / self.recipe.files[name]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(self._own(name))
+            target.chmod(0o755 if os.access(self.kmod / name, os.X_OK) else 0o644)
+        for one in mail.insert:
+            paragraphs = re.split(r"\n{2,}", self._own(one.source))
+            into = self.work / one.into
+            into.write_text(insert(into.read_text(), one, paragraphs))
+        if mail.hooks:
+            self.applied.add(mail.name)
+            if mail.name not in self.owner.values():
+                raise LabError(f"{self.recipe.path}: no paragraph of the hook patch has "
+                               f"{mail.hooks!r} in it: take the mail {mail.name} out")
+            text = hooks.merge(self.stock, self.changes, self.owner, self.applied)
+            for pattern, new in self.recipe.replace.items():
+                text = re.sub(pattern, new, text, flags=re.M)
+            (self.work / self.driver).write_text(text)
+        self._commit(message)
+
+    def finish(self) -> None:
+        """LabError when a definition of the UAPI header went nowhere."""
+        done = "".join((self.work / one.into).read_text()
+                       for mail in self.recipe.mails for one in mail.insert)
+        for source in {one.source for mail in self.recipe.mails for one in mail.insert}:
+            for name in re.findall(r"^#define (VIRTIO_\w+)", self._own(source), re.M):
+                if f"#define {name}" not in done:
+                    raise LabError(f"kmod/{source}: no mail brings {name}: "
+                                   f"add its paragraph to {self.recipe.path}")
+
+    def format(self, cover: str, output: Path) -> None:
+        """Write the mails, the cover letter with them."""
+        self.git("format-patch", "-q", "-M", "--abbrev=12", "--no-signature", "--zero-commit",
+                 "--cover-letter", f"--output-directory={output.resolve()}",
+                 f"base~{len(self.recipe.mails)}..base")
+        first = min(output.glob("*.patch"))
+        subject, _, body = cover.partition("\n")
+        text = first.read_text().replace("*** SUBJECT HERE ***", subject)
+        first.write_text(text.replace("*** BLURB HERE ***", body.strip("\n")))
+
+    def _diff(self, mail: Mail) -> Path:
+        return self.kmod / "series" / f"{mail.name}.patch"
+
+    def _own(self, name: str) -> str:
+        return in_tree(self.recipe, name, (self.kmod / name).read_text(), self.unifdef)
+
+    def _commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--cleanup=whitespace", "-F", "-", text=message)
+        self.when += 1
+
+
+def recipients(tree: Path, mails: Sequence[Path]) -> str:
+    """Options for git send-email, from the kernel's MAINTAINERS: maintainers To, lists Cc."""
+    options: list[str] = []
+    inputs = [str(mail.resolve()) for mail in mails]
+    kinds_of = {"--to": ("--m", "--no-r", "--no-l"), "--cc": ("--no-m", "--r", "--l")}
+    for option, kinds in kinds_of.items():
+        done = subprocess.run(
+            ["perl", "scripts/get_maintainer.pl", "--no-git", "--no-git-fallback",
+             "--no-rolestats", "--no-fixes", *kinds, *inputs],
+            cwd=tree, text=True, capture_output=True)
+        if done.returncode:
+            raise LabError(f"get_maintainer.pl: {done.stderr.strip()}: see {tree}/MAINTAINERS")
+        # Names have spaces in them, which options from a file do not survive.
+        addresses = [line.split("<")[-1].rstrip(">") for line in done.stdout.splitlines()]
+        options += [f"{option}={one}" for one in addresses if f"--to={one}" not in options]
+    return "".join(f"{option}\n" for option in options)
