@@ -48,6 +48,7 @@ lint: setup ## ruff, mypy, shellcheck, and both checkpatch.pl
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@shellcheck setup .ci/run bin/pyguest pyguest/guest/lab-boot pyguest/guest/initrd-init
+	@shellcheck -e SC1091 kmod/series/selftest/pressure.sh
 	@$(PYGUEST) checkpatch
 
 test: lint ## All tests

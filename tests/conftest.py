@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests for tests: what they are made of, a shared one and own ones, and what they complained of.
 
-The kernel's complaints are compared before and after each test that has a guest. Serial logs and
-journals stay in the cache's runs folder; a failed test's report says where.
+The kernel's complaints are compared before and after each test that has a guest; what kmemleak
+has found, where the kernel has it, is looked at when a guest is left. Serial logs and journals
+stay in the cache's runs folder; a failed test's report says where.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from guests import complaints
+from guests import complaints, leaks
+from hypothesis import settings
 
 from pyguest import lab as guest_lab
 from pyguest import paths
@@ -27,6 +29,10 @@ _FOLDERS = pytest.StashKey[list[Path]]()
 _FAILED = pytest.StashKey[bool]()
 
 Boot = Callable[..., Vm]
+
+# A busy machine is no failure.
+settings.register_profile("lab", deadline=None)
+settings.load_profile("lab")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,6 +90,7 @@ def boot(lab: guest_lab.Lab) -> Iterator[Boot]:
         yield start
         for vm in vms:
             assert not complaints(vm)
+            assert not leaks(vm)
 
 
 class _Shared:
@@ -104,6 +111,10 @@ class _Shared:
             self._vm = vm
         return self._vm
 
+    def leaks(self) -> list[str]:
+        """What all the tests of this guest have left behind; nothing if it is not running."""
+        return leaks(self._vm) if self._vm else []
+
     def drop(self) -> None:
         self._vm = None
         self._stack.close()
@@ -113,7 +124,10 @@ class _Shared:
 def shared(parts: guest_lab.Parts) -> Iterator[_Shared]:
     holder = _Shared(parts)
     yield holder
-    holder.drop()
+    try:
+        assert not holder.leaks()
+    finally:
+        holder.drop()
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whole guest kernels of our own: the distribution's source, a small configuration, patches.
 
-The build folder of a patched kernel is kept beside the finished ones: a changed patch costs a
-compile of what it touches, not of all of Linux. So is one whose build was cut short.
+The build folder of each flavour is kept beside the finished kernels: a changed patch or symbol
+costs a compile of what it touches, not of all of Linux, and a build cut short goes on.
 """
 
 import os
@@ -166,8 +166,6 @@ def _build(source: Source, flavour: str, fragments: Sequence[Path], patches: Seq
         progress.run([*make, f"INSTALL_MOD_PATH={into}", "INSTALL_MOD_STRIP=1", "DEPMOD=true",
                       "modules_install"], log, step, env=env)
     _install(build, tree, into, keep_source=bool(patches))
-    if not patches:
-        shutil.rmtree(work)  # nothing is left that could change
 
 
 def before_kasan(tree: Path) -> tuple[str, ...]:
