@@ -58,6 +58,7 @@ class Result:
 
 
 _COMPILER = re.compile(r"^(\S+?):(\d+)(?::\d+)?: (?:fatal )?(?:warning|error): (.+)$", re.M)
+_GCC = re.compile(r"\[-W\S+\]$")
 _MODPOST = re.compile(r"^(?:WARNING|ERROR): modpost: (.+)$", re.M)
 
 
@@ -114,6 +115,8 @@ def _compiled(kernel: Kernel, check: str, options: Sequence[str]) -> Result:
     for extra in ((), plain):
         found = _build(kernel, log, (*options, *extra), lambda into: kmod.prepare(
             into, kernel.source.driver, hook, what))
+        if check == "sparse":
+            found = [each for each in found if not _GCC.search(each.text)]
         added = ours(found, stock)
         said.update(dict.fromkeys(added))
         elsewhere |= set(found) - set(added)
@@ -152,7 +155,9 @@ def _kernel_doc(kernel: Kernel) -> Result:
     done = subprocess.run([kernel.source.scripts / "kernel-doc", "-none", *files], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     log.write_text(done.stdout)
-    said = tuple(line.replace(f"{kmod.KMOD}/", "") for line in done.stdout.splitlines())
+    # 7.x says each line twice.
+    said = tuple(dict.fromkeys(line.replace(f"{kmod.KMOD}/", "")
+                               for line in done.stdout.splitlines()))
     if done.returncode and not said:
         said = (f"kernel-doc failed with status {done.returncode}",)
     return Result(kernel.target.name, "kernel-doc", said, 0, log)

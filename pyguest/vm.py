@@ -239,11 +239,11 @@ class Vm:
         found: list[dict[str, Any]] = []
         end = time.monotonic() + seconds
         while True:
+            self.command("query-status")  # lets the client read what has come
             found += [event for event in self.qmp.get_events() if event["event"] == name]
             left = end - time.monotonic()
             if left <= 0 or (enough and len(found) >= enough):
                 return found
-            self.command("query-status")  # lets the client read what has come
             time.sleep(min(left, 0.05))
 
     def balloon_actual(self) -> int:

@@ -22,6 +22,7 @@ FLOOR = 192 * MIB
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a limited host needs root: use sudo")
+@pytest.mark.short
 def test_the_loop_and_a_guest_that_dies(lab: Lab, run_folder: Path) -> None:
     """Host pressure makes guests smaller, and a guest's own pressure makes that one larger.
 

@@ -11,8 +11,11 @@ from guests import (
     MIB,
     PAGE,
     TRACING,
+    Trace,
     Traced,
     background,
+    counters,
+    in_state,
     mem_total,
     ram,
     resize,
@@ -37,11 +40,13 @@ marker = open("{TRACING}/trace_marker", "w", buffering=1)
 end = time.monotonic() + %d
 while time.monotonic() < end:
     vmstat = dict(line.split() for line in open("/proc/vmstat"))
-    marker.write("inflated=" + vmstat["balloon_inflate"] + chr(10))
+    marker.write("inflated=%%s deflated=%%s" %% (vmstat["balloon_inflate"],
+                                               vmstat["balloon_deflate"]) + chr(10))
     time.sleep(0.02)
 """
 
 
+@pytest.mark.short
 def test_deflation_gives_back_all(guest: Vm) -> None:
     """Inflation takes memory from the guest's kernel, deflation gives back as much."""
     whole = mem_total(guest)
@@ -88,6 +93,7 @@ def stretches(windows: list[Traced]) -> list[tuple[float, float]]:
     return [*found, (start, windows[-1].time)]
 
 
+@pytest.mark.short
 def test_inflation_pauses_while_pressed(guest: Vm) -> None:
     """While the guest reclaims, it inflates by no more than the portion under way.
 
@@ -114,3 +120,61 @@ def test_inflation_pauses_while_pressed(guest: Vm) -> None:
         inflated = [pages for when, pages in samples if begin <= when <= end]
         if inflated:
             assert inflated[-1] - inflated[0] <= PORTION
+
+
+def test_deflation_does_not_wait_behind_an_inflation(guest: Vm) -> None:
+    """Called back on the way to a target far off, the guest inflates by one more portion at most.
+
+    The machine is stopped to ask for it, so that nothing can be inflated between the look at the
+    balloon and the new target.
+    """
+    resize(guest, ram(guest) - 50 * MIB)
+    before = counters(guest)["balloon_inflate"]
+    with (
+        traced(guest, "balloon_target") as trace,
+        in_state(guest, "inflating", ram(guest) - 300 * MIB),
+    ):
+        guest.command("stop")
+        reached = (ram(guest) - guest.balloon_actual()) // PAGE
+        guest.set_target(ram(guest))
+        guest.command("cont")
+        wait_actual(guest, ram(guest))
+    inflated = counters(guest)["balloon_inflate"] - before
+    last = trace.of("balloon_target")[-1]
+    assert last.fields["num_pages"] == "0"
+    actual = int(last.fields["actual"])
+    assert actual - reached <= PORTION
+    assert inflated - (actual - 50 * MIB // PAGE) <= PORTION
+
+
+def began_while_pressed(trace: Trace) -> bool:
+    """Whether the first sample of a deflation came before the driver could take pressure for over.
+
+    That is, without a break in the windows of reclaim between the last target and the sample.
+    """
+    asked = trace.of("balloon_target")[-1].time
+    samples = [(event.time, int(event.fields["deflated"]))
+               for event in trace.of("tracing_mark_write") if event.time >= asked]
+    began = next(when for when, pages in samples if pages > samples[0][1])
+    windows = [event.time for event in trace.of("balloon_pressure") if asked < event.time < began]
+    return all(later - one < PRESSED for one, later in pairwise([asked, *windows, began]))
+
+
+def test_deflation_does_not_wait_for_pressure_to_be_over(guest: Vm) -> None:
+    """Called back while reclaim goes on, the guest deflates at once.
+
+    A busy machine may be late with a sample, so there are several tries; a driver that waits
+    succeeds in none.
+    """
+    for _ in range(5):
+        resize(guest, ram(guest) - 100 * MIB)
+        with (
+            traced(guest, "balloon_pressure", "balloon_target") as trace,
+            background(guest, f"python3 -c '{SAMPLER % 600}'"),
+            in_state(guest, "pressed", ram(guest) - 300 * MIB),
+        ):
+            resize(guest, ram(guest))
+            guest.sh("sleep 0.1")
+        if began_while_pressed(trace):
+            return
+    pytest.fail("each time, it began after a break in the pressure")

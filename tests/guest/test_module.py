@@ -7,10 +7,12 @@ import pytest
 from guests import (
     CACHELOAD,
     INSMOD,
+    KMEMLEAK,
     MIB,
     background,
     debugfs,
     inject,
+    leaks,
     mem_total,
     ram,
     resize,
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.timeout(240, func_only=True)
 ROUNDS = 5
 
 
+@pytest.mark.short
 def test_rmmod_gives_all_back(guest: Vm) -> None:
     """Removed while inflated, the driver leaves the guest its memory; inserted, it inflates again.
 
@@ -71,9 +74,9 @@ def test_rmmod_under_pressure(guest: Vm) -> None:
 MANY = 200
 WARM_UP = 10
 """Rounds after which the kernel's own caches have what these rounds need of them."""
-MOST_GROWN = 4 * MIB
-"""Bytes that may be gone after many rounds: see `test_many_rounds_leak_nothing`."""
-MOST_SLAB = MIB
+MOST_GONE = 2 * MIB
+MOST_SLAB = MIB // 4
+"""Bytes: twice and four times what the figures wandered by in ten looks and rounds on 6.1."""
 
 HELD = ("MemTotal", "MemFree", "SUnreclaim")
 """Of /proc/meminfo, in bytes."""
@@ -98,9 +101,9 @@ def held(vm: Vm) -> dict[str, int]:
 def test_many_rounds_leak_nothing(guest: Vm) -> None:
     """Inserted and removed 200 times while it inflates and reclaim is under way, all comes back.
 
-    A page a round would be 0.8 MiB, an inflation's portion a round 200 MiB, the driver's own
-    structure a round 0.4 MiB of slab. The bounds are some times what the figures of an idle guest
-    wander by.
+    The bounds are three pages a round, or less than the driver's own structure (2 KiB) a round.
+    A balloon page that is lost is missed in MemTotal, which must be the same. A kernel with
+    kmemleak (and KASAN, which keeps what is freed for a while) is asked that way instead.
     """
     target = ram(guest) - 200 * MIB
 
@@ -115,6 +118,9 @@ def test_many_rounds_leak_nothing(guest: Vm) -> None:
     before = pressed_rounds(WARM_UP)
     after = pressed_rounds(MANY)
     assert after["MemTotal"] == before["MemTotal"]
-    assert before["MemFree"] - after["MemFree"] < MOST_GROWN
-    assert after["SUnreclaim"] - before["SUnreclaim"] < MOST_SLAB
+    if guest.sh(f"ls {KMEMLEAK} 2>/dev/null", check=False):
+        assert leaks(guest) == []
+    else:
+        assert before["MemFree"] - after["MemFree"] < MOST_GONE
+        assert after["SUnreclaim"] - before["SUnreclaim"] < MOST_SLAB
     works(guest, ram(guest))

@@ -21,6 +21,7 @@ def balloon_works(vm: Vm) -> None:
     resize(vm, ram(vm))
 
 
+@pytest.mark.short
 def test_ours_with_ours(guest: Vm) -> None:
     """Our driver takes the feature that our device offers, and the balloon works."""
     assert MESSAGE_VQ in features(guest)
@@ -58,6 +59,7 @@ def test_page_reporting_declined(boot: Boot) -> None:
     balloon_works(vm)
 
 
+@pytest.mark.short
 def test_page_reporting_taken(boot: Boot) -> None:
     """With page reporting negotiated, the message queue comes after its queue."""
     vm = boot("one", balloon="virtio-balloon-pci,message-vq=on,free-page-reporting=on")

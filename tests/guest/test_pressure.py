@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is guest-wide shortage, and what is not: with the classic LRU and the multi-generational.
+
+Without swap space page cache alone can be reclaimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+from guests import (
+    BIN,
+    CACHELOAD,
+    Trace,
+    background,
+    container,
+    counters,
+    told,
+    traced,
+    wait_until,
+    within,
+)
+
+from pyguest.host import parse_counters
+from pyguest.vm import Vm
+
+pytestmark = [pytest.mark.timeout(240, func_only=True), pytest.mark.usefixtures("lru")]
+
+READ = "dd if=/dev/vda of=/dev/null bs=1M count={} 2>/dev/null"
+WINDOW = 512
+"""Pages scanned that make a window; the driver says nothing of less."""
+
+
+@contextmanager
+def silence(vm: Vm) -> Iterator[None]:
+    """Neither a window of reclaim nor a message meanwhile, and in the second after."""
+    vm.sh("echo 3 > /proc/sys/vm/drop_caches; sleep 0.1")
+    told(vm, 0)
+    with traced(vm, "balloon_pressure") as trace:
+        yield
+        assert told(vm, 1) == []
+    assert not trace.events
+
+
+def stat(vm: Vm, box: str) -> dict[str, int]:
+    """A container's memory.stat."""
+    return parse_counters(vm.sh(f"cat {box}/memory.stat"))
+
+
+@pytest.mark.short
+def test_page_cache_pressure_is_told(guest: Vm) -> None:
+    """Reading a disk that is larger than the free memory is reclaim, and the host is told."""
+    told(guest, 0)
+    with background(guest, CACHELOAD):
+        assert "low" in told(guest, 60, enough=1)
+
+
+@pytest.mark.short
+def test_shortage_is_told_as_medium(guest: Vm, swap: None) -> None:
+    """A process of nearly all of the memory is more than low pressure; low comes first."""
+    seen: list[str] = []
+    with background(guest, f"{BIN}/anonload -s 460M -H 600"):
+
+        def medium() -> bool:
+            seen.extend(told(guest, 0))
+            return "medium" in seen
+
+        wait_until(medium, "a message of level medium")
+    assert all(before == "low" for before, level in pairwise(["", *seen]) if level == "medium")
+
+
+def test_dropping_caches_says_nothing(guest: Vm) -> None:
+    """drop_caches asks the shrinkers, as reclaim does, and is no pressure."""
+    with silence(guest):
+        guest.sh(READ.format(100))
+        guest.sh("for i in 1 2 3 4 5; do echo 3 > /proc/sys/vm/drop_caches; done")
+
+
+def test_proactive_reclaim_says_nothing(guest: Vm) -> None:
+    """What somebody asks a container to give up (memory.reclaim) nobody was short of."""
+    with container(guest) as box:
+        if not guest.sh(f"ls {box}/memory.reclaim 2>/dev/null", check=False):
+            pytest.skip("this kernel has no memory.reclaim")
+        with silence(guest):
+            guest.sh(within(box, READ.format(100)))
+            before = stat(guest, box)["pgscan"]
+            # EAGAIN when it was less than asked for.
+            guest.sh(f"echo 80M > {box}/memory.reclaim", check=False)
+            assert stat(guest, box)["pgscan"] - before > 10 * WINDOW, "it was to reclaim"
+
+
+@pytest.mark.short
+def test_page_cache_at_a_limit_says_nothing(guest: Vm) -> None:
+    """A container that reads more than its limit reclaims within it; the guest is not short."""
+    with container(guest, "60M") as box, silence(guest):
+        guest.sh(within(box, READ.format(300)))
+        assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"
+
+
+def test_anonymous_memory_at_a_limit_says_nothing(guest: Vm, swap: None) -> None:
+    """A container that swaps because of its limit does so in a guest that is not short."""
+    with container(guest, "60M") as box, silence(guest):
+        guest.sh(within(box, f"{BIN}/anonload -s 100M -H 0"))
+        assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"
+        assert counters(guest)["pswpout"] > 0
+
+
+def test_shortage_beside_a_container_is_told(guest: Vm) -> None:
+    """A guest that is short says so, also when a container is below its limit and keeps busy."""
+    with (
+        container(guest, "200M") as box,
+        background(guest, within(box, f"{BIN}/anonload -s 50M -H 600 -k")),
+    ):
+        told(guest, 0)
+        with background(guest, CACHELOAD):
+            assert "low" in told(guest, 60, enough=1)
+        events = parse_counters(guest.sh(f"cat {box}/memory.events"))
+        assert events["max"] == 0, "the container was to stay below its limit"
+
+
+def stalls(now: dict[str, int]) -> int:
+    """How often a task had to reclaim by itself, of /proc/vmstat; guest-wide in all kernels."""
+    return sum(value for name, value in now.items() if name.startswith("allocstall_"))
+
+
+def scanned(trace: Trace) -> int:
+    return sum(int(event.fields["scanned"]) for event in trace.of("balloon_pressure"))
+
+
+def test_kswapd_alone_is_told(guest: Vm) -> None:
+    """Reclaim in the background is told, while no task has had to wait yet."""
+    guest.sh(READ.format(500))
+
+    def quiet_round() -> bool:
+        told(guest, 0.5)
+        before = counters(guest)
+        with background(guest, f"{BIN}/cacheload -S 600 -r 10M /dev/vda"):
+            assert "low" in told(guest, 60, enough=1)
+        after = counters(guest)
+        by_kswapd = after["pgscan_kswapd"] - before["pgscan_kswapd"]
+        return by_kswapd >= WINDOW and stalls(after) == stalls(before)
+
+    wait_until(quiet_round, "pressure without a task that reclaims by itself")
+
+
+@pytest.mark.short
+def test_direct_reclaim_is_told(guest: Vm) -> None:
+    """Reclaim by a task that waits for memory counts in the windows that are told.
+
+    Huge pages are asked for in a guest that is full of page cache: kswapd is not enough for them.
+    """
+    guest.sh(READ.format(500))
+    told(guest, 0)
+    before = counters(guest)
+    try:
+        with traced(guest, "balloon_pressure") as trace:
+            guest.sh("echo 150 > /proc/sys/vm/nr_hugepages; sleep 0.2")
+    finally:
+        guest.sh("echo 0 > /proc/sys/vm/nr_hugepages")
+    after = counters(guest)
+    assert stalls(after) > stalls(before), "a task was to reclaim by itself"
+    by_kswapd = after["pgscan_kswapd"] - before["pgscan_kswapd"]
+    assert scanned(trace) > by_kswapd
+    assert "low" in told(guest, 5, enough=1)
