@@ -134,11 +134,14 @@ def shared(parts: guest_lab.Parts) -> Iterator[_Shared]:
 def guest(shared: _Shared, request: pytest.FixtureRequest) -> Iterator[Vm]:
     """The shared guest: our driver on our QEMU, the whole of its RAM, no load, nothing queued.
 
+    Its page cache is empty, or each process of a test would have to reclaim.
+
     A test leaves it as it was. After one that failed, the next gets a new one.
     """
     vm = shared.get()
     request.node.stash.setdefault(_FOLDERS, []).append(vm.run_dir)
     before = complaints(vm)
+    vm.sh("echo 3 > /proc/sys/vm/drop_caches")
     vm.events("BALLOON_PRESSURE", 0)
     yield vm
     try:
