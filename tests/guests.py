@@ -120,7 +120,7 @@ def drop_acks(vm: Vm, count: int) -> None:
 def works(vm: Vm, size: int) -> None:
     """The guest comes to that size by itself, and its messages arrive."""
     wait_actual(vm, size)
-    told(vm, 0)
+    wait_until(lambda: not told(vm, 0.5), "what was under way is over")
     inject(vm, 2)
     assert told(vm, 5, enough=2) == ["low", "medium"]
 
