@@ -122,7 +122,15 @@ def works(vm: Vm, size: int) -> None:
     wait_actual(vm, size)
     wait_until(lambda: not told(vm, 0.5), "what was under way is over")
     inject(vm, 2)
-    assert told(vm, 5, enough=2) == ["low", "medium"]
+    seen: list[str] = []
+
+    def arrived() -> bool:
+        seen.extend(told(vm, 0.1))
+        return "medium" in seen
+
+    # A level brings those below with it; the guest may have had its own word as well.
+    wait_until(arrived, "a message that was injected arrives")
+    assert seen[seen.index("medium") - 1] == "low"
 
 
 @contextmanager

@@ -14,5 +14,8 @@ CONFIG_VIRTIO_NET=y
 CONFIG_VIRTIO_RNG=y
 CONFIG_VIRTIO_SERIAL=y
 
+# Ports that a device can be plugged into, and out of, while the guest runs.
+CONFIG_PCIE_PORT=y
+
 # A guest that ends with an exit status of its own (isa-debug-exit).
 CONFIG_ISA_DEBUG=y

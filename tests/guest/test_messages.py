@@ -87,7 +87,9 @@ def test_a_flood_is_held_back(guest: Vm, interval: float) -> None:
 def test_a_higher_level_does_not_wait(guest: Vm, interval: float) -> None:
     """The interval is one of the same level or below: worse news goes at once."""
     door = debugfs(guest, "inject")
-    guest.sh(f"for level in 1 1 2 1 2 3 3 2 1; do echo $level > {door}; sleep 0.05; done")
+    # The first goes whatever was sent last; then a minute, for machines that are slow.
+    guest.sh(f"echo 0 > {INTERVAL}; echo 1 > {door}; echo 60000 > {INTERVAL}; "
+             f"for level in 1 2 1 2 3 3 2 1; do sleep 0.05; echo $level > {door}; done")
     assert told(guest, 0.5) == BUFFERS[1] + BUFFERS[2] + BUFFERS[3]
 
 
@@ -101,10 +103,9 @@ def test_one_in_flight_and_the_worst_next(guest: Vm) -> None:
     assert told(guest, 1) == []
     now = pressure(guest)
     assert (now["in_flight"], now["last_level"]) == (1, 1)
-    changed = {name: value - before[name] for name, value in now.items() if value != before[name]}
-    assert {name: value for name, value in changed.items() if name.startswith("suppressed")} == {
-        "suppressed_low": 1, "suppressed_medium": 2}, "critical waits, in the place of a medium"
-    assert not any(name.startswith("acked") for name in changed)
+    for kind, counted in (("sent", [1, 0, 0]), ("acked", [0, 0, 0]), ("suppressed", [1, 2, 0])):
+        # Critical waits, in the place of a medium.
+        assert [now[f"{kind}_{level}"] - before[f"{kind}_{level}"] for level in LEVELS] == counted
 
     drop_acks(guest, 0)
     assert told(guest, 5, enough=3) == BUFFERS[3]
