@@ -52,9 +52,13 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def parts() -> guest_lab.Parts:
-    """All that a guest is made of, built when it is not in the cache."""
-    return guest_lab.prepare()
+def parts() -> Iterator[guest_lab.Parts]:
+    """All that a guest is made of, built when it is not in the cache.
+
+    A second run waits here: both would use the same run folders.
+    """
+    with paths.lock("tests"):
+        yield guest_lab.prepare()
 
 
 @pytest.fixture
