@@ -59,16 +59,20 @@ def test_page_cache_pressure_is_told(guest: Vm) -> None:
 
 
 @pytest.mark.short
-def test_shortage_is_told_as_medium(guest: Vm, swap: None) -> None:
-    """A process of nearly all of the memory is more than low pressure; low comes first."""
+def test_shortage_is_told_as_medium(guest: Vm, swap: None, lru: str) -> None:
+    """A process of nearly all of the memory is more than low pressure; low comes first.
+
+    The multi-generational LRU does not count what it passes over as young: there it may stay low.
+    """
+    enough = "low" if lru == "mglru" else "medium"
     seen: list[str] = []
     with background(guest, f"{BIN}/anonload -s 460M -H 600"):
 
-        def medium() -> bool:
+        def reached() -> bool:
             seen.extend(told(guest, 0))
-            return "medium" in seen
+            return enough in seen
 
-        wait_until(medium, "a message of level medium")
+        wait_until(reached, f"a message of level {enough}")
     assert all(before == "low" for before, level in pairwise(["", *seen]) if level == "medium")
 
 
