@@ -72,7 +72,7 @@ test-guest: setup ## The tests of the driver in a guest
 test-e2e: setup ## The tests of the whole loop
 	@$(call each,$(PYGUEST) build && $(PYTEST) tests/e2e)
 
-bench-driver: setup ## Measure the driver: latency, CPU share, inflation (one kernel, 10 minutes)
+bench-driver: setup ## Measure the driver: latency, CPU share, inflation
 	@$(call each,$(PYGUEST) bench-driver)
 
 check: setup ## The driver before gcc W=1, sparse, kernel-doc and checkpatch (all kernels)
