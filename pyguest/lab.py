@@ -129,6 +129,7 @@ class Lab:
     def vm(self, name: str, driver: Path | None = None, **changes: Any) -> Vm:  # noqa: ANN401
         """A guest with our driver (or `driver`); `changes` are fields of VmConfig. Not started."""
         guest = self.parts.targets.guest
+        flavour = linux.flavour_of(self.parts.kernel.target.name)
         config = VmConfig(
             name=name,
             qemu=self.parts.qemu.binary,
@@ -137,9 +138,10 @@ class Lab:
             initrd=self.parts.initrd(driver or self.parts.driver),
             disk=self.parts.image.disk,
             ssh_key=self.parts.image.ssh_key,
-            memory_mib=guest.memory_mib,
+            memory_mib=guest.memory_mib + flavour.memory_mib,
             cpus=guest.cpus,
             index=self._count % self.MOST_GUESTS,
+            patience=flavour.patience,
         )
         self._count += 1
         vm = Vm(replace(config, **changes), self.run_dir / name, self.network)

@@ -61,6 +61,8 @@ class VmConfig:
     """A command that QEMU is started by, to put it into a cgroup for example."""
     qmp_dir: Path | None = None
     """Where hostctl's QMP socket, NAME.qmp, is put; the run folder when None."""
+    patience: float = 1.0
+    """How many times as long as usual each wait for the guest may take."""
 
 
 def open_ssh(sock: socket.socket, key: Path) -> Connection:
@@ -207,9 +209,22 @@ class Vm:
         return self._ssh
 
     def sh(self, command: str, *, timeout: float = 60.0, check: bool = True) -> str:
-        """Run a shell command in the guest; its standard output. LabError when it fails."""
+        """Run a shell command in the guest; its standard output. LabError when it fails.
+
+        `timeout` in seconds, for a guest of usual speed.
+        """
+        timeout *= self.config.patience
+        end = time.monotonic() + timeout
         try:
-            done = self.ssh.run(command, hide=True, warn=True, timeout=timeout, in_stream=False)
+            # Not left to run(): told to end, it would wait for the command's output first.
+            running = self.ssh.run(command, hide=True, warn=True, in_stream=False,
+                                   asynchronous=True)
+            while not running.runner.process_is_finished:
+                if time.monotonic() > end:
+                    running.runner.kill()
+                    raise TimeoutError(f"not done in {timeout:.0f} s")
+                time.sleep(0.005)
+            done = running.join()
         except Exception as error:
             raise self._failure(f"{command!r}: {error}") from error
         if check and done.failed:
@@ -234,8 +249,11 @@ class Vm:
     def events(self, name: str, seconds: float, enough: int = 0) -> list[dict[str, Any]]:
         """The QMP events of that name since the last call, and for so many seconds more.
 
-        Returns early once there are `enough` (0: waits out the time).
+        Returns early once there are `enough` (0: waits out the time); `seconds` are then a
+        deadline, for a guest of usual speed.
         """
+        if enough:
+            seconds *= self.config.patience
         found: list[dict[str, Any]] = []
         end = time.monotonic() + seconds
         while True:
@@ -269,6 +287,7 @@ class Vm:
         (self.run_dir / "lab.qmp").unlink(missing_ok=True)
 
     def _wait_serial(self, text: str, deadline: float) -> None:
+        deadline *= self.config.patience
         end = time.monotonic() + deadline
         while text not in self.serial_text():
             if not self.alive():

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from guests import complaints, leaks
+from guests import PATIENCE, complaints, leaks
 from hypothesis import settings
 
 from pyguest import lab as guest_lab
@@ -49,6 +49,15 @@ def pytest_runtest_makereport(
                 lines = serial.read_text(errors="replace").splitlines()[-SERIAL_LINES:]
                 report.sections.append((str(serial), "\n".join(lines)))
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the time that this run's kernel needs."""
+    for item in items:
+        usual = item.get_closest_marker("timeout")
+        if usual and PATIENCE != 1:
+            longer = pytest.mark.timeout(usual.args[0] * PATIENCE, **usual.kwargs)
+            item.add_marker(longer, append=False)
 
 
 @pytest.fixture(scope="session")

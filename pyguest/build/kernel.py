@@ -115,11 +115,14 @@ def _unpack(archive: Archive, release: str, tree: Source, root: Path) -> None:
         raise LabError(f"Linux {release} cannot be configured as Debian has it: is pahole "
                        "(package dwarves) installed? Run `make setup`")
     shutil.copy(root / "usr/src" / headers / "Module.symvers", build / "Module.symvers")
-    # The one that was made names this folder by its temporary path.
-    (build / "Makefile").write_text(
-        "export KBUILD_OUTPUT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))\n"
-        f"include {tree.tree}/Makefile\n"
-    )
+    (build / "Makefile").write_text(kdir_makefile(str(tree.tree)))
+
+
+def kdir_makefile(source: str) -> str:
+    """The Makefile of a build folder that may be moved: kbuild's own has its path in it."""
+    return ("export KBUILD_OUTPUT := "
+            "$(patsubst %/,%,$(dir $(realpath $(lastword $(MAKEFILE_LIST)))))\n"
+            f"include {source}/Makefile\n")
 
 
 def _first(*files: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from .. import paths, progress
 from ..errors import LabError
 from . import patch
-from .kernel import CC, Kernel
+from .kernel import CC, Kernel, kdir_makefile
 from .source import Source
 
 CONFIGS = paths.TREE / "kmod/configs"
@@ -25,11 +25,24 @@ CONFIGS = paths.TREE / "kmod/configs"
 SERIES = "series"
 """The flavour with our driver in its tree."""
 
-FLAVOURS: Mapping[str, tuple[str, ...]] = {
-    "debug": ("lab.config", "debug.config"),
-    SERIES: ("lab.config", "series.config"),
+
+@dataclass(frozen=True)
+class Flavour:
+    """A kind of kernel, and what its guests need more than others."""
+
+    fragments: tuple[str, ...]
+    """Of its configuration; later ones win."""
+    patience: float = 1.0
+    """How many times as long as usual a guest may take."""
+    memory_mib: int = 0
+    """What the kernel takes for itself, above what the distribution's does."""
+
+
+FLAVOURS: Mapping[str, Flavour] = {
+    # KASAN's shadow is an eighth; 124 MiB more are gone of 512 in 6.1.
+    "debug": Flavour(("lab.config", "debug.config"), patience=8.0, memory_mib=160),
+    SERIES: Flavour(("lab.config", "series.config")),
 }
-"""The fragments of each flavour's configuration, later ones win."""
 
 NEEDS_BYTES = 2 << 30
 """Free disk space for a build: measured 0.3 GiB for a debug kernel of 6.1, and room."""
@@ -110,7 +123,7 @@ def ensure(source: Source, flavour: str, patches: Sequence[Path] = ()) -> Kernel
     """
     if flavour not in FLAVOURS:
         raise LabError(f"no kernel flavour {flavour!r}: there are {', '.join(sorted(FLAVOURS))}")
-    fragments = [CONFIGS / name for name in FLAVOURS[flavour]]
+    fragments = [CONFIGS / name for name in FLAVOURS[flavour].fragments]
     # Not this file: a build is long, and few changes here make another kernel of it.
     key = paths.content_key(source.version, compiler_version(), repr(before_kasan(source.tree)),
                             *fragments,
@@ -129,6 +142,11 @@ def ensure(source: Source, flavour: str, patches: Sequence[Path] = ()) -> Kernel
     # All that boots a guest is built in.
     target = replace(source.target, name=f"{source.target.name}-{flavour}", modules=[])
     return Kernel(target, release, f"{source.version}-{flavour}-{key}", source, root)
+
+
+def flavour_of(kernel: str) -> Flavour:
+    """Of a kernel by its name, as "6.1-debug"; the distribution's own needs nothing more."""
+    return FLAVOURS.get(kernel.partition("-")[2], Flavour(()))
 
 
 def has_series(kernel: Kernel) -> bool:
@@ -248,10 +266,3 @@ def _install(build: Path, tree: Path, root: Path, *, keep_source: bool) -> None:
             subprocess.run(["cp", "-al", tree, root / "source"], check=True)
             source = "$(KBUILD_OUTPUT)/../source"
         (root / "build/Makefile").write_text(kdir_makefile(source))
-
-
-def kdir_makefile(source: str) -> str:
-    """The Makefile of a build folder that may be moved: kbuild's own has its path in it."""
-    return ("export KBUILD_OUTPUT := "
-            "$(patsubst %/,%,$(dir $(realpath $(lastword $(MAKEFILE_LIST)))))\n"
-            f"include {source}/Makefile\n")

@@ -84,7 +84,7 @@ def test_symbols_of_a_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flavour", linux.FLAVOURS)
 def test_each_flavour_names_itself(flavour: str) -> None:
     """All fragments are there, and the release says which flavour a guest runs."""
-    text = "".join((linux.CONFIGS / name).read_text() for name in linux.FLAVOURS[flavour])
+    text = "".join((linux.CONFIGS / name).read_text() for name in linux.FLAVOURS[flavour].fragments)
     wanted = linux.parse_fragments(text)
     assert wanted.values["LOCALVERSION"] == f'"-{flavour}"'
     assert wanted.values["VIRTIO_BALLOON"] == "m"
