@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pyguest import lab
 from pyguest.build import linux
 from pyguest.host import parse_counters
+from pyguest.loads import CACHELOAD, DISK, background
 from pyguest.vm import Vm
 
 MIB = 1 << 20
@@ -26,8 +26,7 @@ DEBUGFS = "/sys/kernel/debug/virtio_balloon-*"
 """The driver's directory, one for each device that has the message queue."""
 INTERVAL = "/sys/module/virtio_balloon/parameters/message_interval_ms"
 TRACING = "/sys/kernel/tracing"
-BIN = "/run/lab/bin"
-CACHELOAD = f"{BIN}/cacheload -S 600 /dev/vda"
+READ_DISK = f"{CACHELOAD} -S 600 {DISK}"
 """Reads the root disk, which is larger than the guest's memory, until it is killed."""
 INSMOD = "insmod /run/lab/virtio_balloon.ko"
 CGROUPS = "/sys/fs/cgroup"
@@ -145,7 +144,7 @@ def in_state(vm: Vm, state: str, target: int) -> Iterator[None]:
     Inflating: has begun to. Pressed: reclaims, so that its inflation waits.
     """
     if state == "pressed":
-        with background(vm, CACHELOAD):
+        with background(vm, READ_DISK):
             told(vm, 0)
             assert told(vm, 60, enough=1)
             vm.set_target(target)
@@ -199,18 +198,6 @@ def blamed(report: str) -> list[str]:
     objects = report.split("unreferenced object ")[1:]
     return [one for one in objects
             if "balloon" in one or re.search(r"^ +(\[<\w+>\] )?0x[0-9a-f]+$", one, re.MULTILINE)]
-
-
-@contextmanager
-def background(vm: Vm, command: str) -> Iterator[None]:
-    """Run a command in the guest meanwhile; it is killed at the end."""
-    quoted = shlex.quote(command)
-    pid = vm.sh(f"setsid sh -c {quoted} >/dev/null 2>&1 </dev/null & echo $!").strip()
-    try:
-        yield
-    finally:
-        vm.sh(f"kill -9 -- -{pid}; while kill -0 -- -{pid} 2>/dev/null; do sleep 0.05; done",
-              check=False)
 
 
 @dataclass(frozen=True)

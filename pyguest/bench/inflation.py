@@ -14,9 +14,9 @@ from pathlib import Path
 
 from .. import host
 from ..errors import LabError
+from ..loads import ANONLOAD
 from ..progress import Step
 from ..vm import Vm
-from .loads import ANONLOAD
 
 MIB = 1 << 20
 PAGE = 4096

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..loads import ANONLOAD, CACHELOAD, DISK
 from ..progress import Step
 from ..vm import Vm
-from .loads import ANONLOAD, CACHELOAD, DISK
 
 WINDOW = 512
 """Pages that the driver wants to have been scanned (the window of mm/vmpressure.c)."""

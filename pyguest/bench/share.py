@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from ..errors import LabError
 from ..host import parse_counters
+from ..loads import ANONLOAD, CACHELOAD, DISK, background, swap_space
 from ..progress import Step
 from ..vm import Vm
-from .loads import ANONLOAD, CACHELOAD, DISK, background, swap_space
 
 COUNT = "balloon_pressure_count"
 """The shrinker's count function."""

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from controller import Hostctl
-from guests import CACHELOAD, MIB, background, inject, ram, resize, told, wait_actual, wait_until
+from guests import MIB, READ_DISK, inject, ram, resize, told, wait_actual, wait_until
 
 from pyguest import host, network, paths
 from pyguest.errors import LabError
 from pyguest.lab import Lab, Parts
+from pyguest.loads import background
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -62,7 +63,7 @@ def test_a_message_cancels_an_inflation(guest: Vm, run_folder: Path) -> None:
     """A guest that says it is short while it is asked to shrink keeps what it still has."""
     target = ram(guest) - 8 * STEP
     # Its load keeps the driver from inflating before hostctl is there.
-    with background(guest, CACHELOAD):
+    with background(guest, READ_DISK):
         assert told(guest, 60, enough=1)
         guest.set_target(target)
         with start_hostctl(guest, run_folder) as hostctl:

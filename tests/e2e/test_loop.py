@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from controller import Hostctl
-from guests import CACHELOAD, MIB, background, complaints, inject, ram, wait_until
+from guests import MIB, READ_DISK, complaints, inject, ram, wait_until
 
 from pyguest import host, paths
 from pyguest.lab import Lab
+from pyguest.loads import ANONLOAD, background
 from pyguest.vm import boot_all
 
 pytestmark = pytest.mark.timeout(420, func_only=True)
@@ -45,14 +46,14 @@ def test_the_loop_and_a_guest_that_dies(lab: Lab, run_folder: Path) -> None:
             assert (added["ram"], added["balloon"]) == (ram(vm), True)
 
         # Host pressure: both are asked to shrink, and guest b, which is idle, does.
-        with background(a, "/run/lab/bin/anonload -s 320M -H 600"):
+        with background(a, f"{ANONLOAD} -s 320M -H 600"):
             smaller = hostctl.wait_for("decision", reason="host-pressure", guest="b")
             assert hostctl.events("host-pressure")[0]["mono"] <= smaller["mono"]
             assert smaller["new"] == smaller["old"] - STEP
             wait_until(lambda: b.balloon_actual() == FLOOR, "guest b is at its floor")
 
         # Guest pressure: b reads a disk, says so, and gets memory back.
-        with background(b, CACHELOAD):
+        with background(b, READ_DISK):
             larger = hostctl.wait_for("decision", reason="guest-pressure", guest="b")
             assert larger["new"] > larger["old"]
             assert any(m["mono"] <= larger["mono"] for m in

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from guests import INTERVAL
 
+from pyguest.loads import swap_space
 from pyguest.vm import Vm
 
 LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
@@ -17,10 +18,9 @@ LRU_GEN = "/sys/kernel/mm/lru_gen/enabled"
 @pytest.fixture
 def swap(guest: Vm) -> Iterator[None]:
     """128 MiB of swap space in the guest."""
-    guest.sh("dd if=/dev/zero of=/swap bs=1M count=128 2>/dev/null && chmod 600 /swap && "
-             "mkswap -q /swap && swapon /swap && echo 3 > /proc/sys/vm/drop_caches")
-    yield
-    guest.sh("swapoff /swap && rm /swap")
+    with swap_space(guest, 128):
+        guest.sh("echo 3 > /proc/sys/vm/drop_caches")
+        yield
 
 
 @pytest.fixture(params=["classic", "mglru"])

@@ -7,13 +7,12 @@ from itertools import pairwise
 
 import pytest
 from guests import (
-    CACHELOAD,
     MIB,
     PAGE,
+    READ_DISK,
     TRACING,
     Trace,
     Traced,
-    background,
     counters,
     in_state,
     mem_total,
@@ -25,6 +24,7 @@ from guests import (
     wait_until,
 )
 
+from pyguest.loads import background
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -102,7 +102,7 @@ def test_inflation_pauses_while_pressed(guest: Vm) -> None:
     """
     target = ram(guest) - 200 * MIB
     with traced(guest, "balloon_pressure", "balloon_target") as trace:
-        with background(guest, CACHELOAD):
+        with background(guest, READ_DISK):
             assert told(guest, 60, enough=1)
             guest.set_target(target)
             guest.sh(f"python3 -c '{SAMPLER % 6}'")

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import pytest
 from guests import (
-    CACHELOAD,
     INSMOD,
     KMEMLEAK,
     MIB,
-    background,
+    READ_DISK,
     debugfs,
     inject,
     leaks,
@@ -22,6 +21,7 @@ from guests import (
     works,
 )
 
+from pyguest.loads import background
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -56,7 +56,7 @@ def test_rmmod_under_pressure(guest: Vm) -> None:
     # The device stays while its driver goes: the path is the same again.
     door = debugfs(guest, "inject")
     flood = f"while :; do for l in 1 2 3; do echo $l > {door}; done; done"
-    with background(guest, CACHELOAD):
+    with background(guest, READ_DISK):
         for _ in range(ROUNDS):
             with background(guest, flood):
                 told(guest, 0)
@@ -108,7 +108,7 @@ def test_many_rounds_leak_nothing(guest: Vm) -> None:
     target = ram(guest) - 200 * MIB
 
     def pressed_rounds(count: int) -> dict[str, int]:
-        with background(guest, CACHELOAD):
+        with background(guest, READ_DISK):
             guest.set_target(target)
             assert told(guest, 60, enough=1)
             rounds(guest, count)

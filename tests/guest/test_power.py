@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from guests import (
-    CACHELOAD,
     MIB,
     NEVER,
+    READ_DISK,
     STATES,
     drop_acks,
     in_state,
@@ -128,7 +128,7 @@ def test_power_off_without_an_ack(boot: Boot) -> None:
     resize(vm, ram(vm) - 128 * MIB)
     drop_acks(vm, NEVER)
     # Nobody is left to end it.
-    vm.sh(f"{CACHELOAD} >/dev/null 2>&1 </dev/null &")
+    vm.sh(f"{READ_DISK} >/dev/null 2>&1 </dev/null &")
     assert told(vm, 60, enough=1)
     vm.set_target(ram(vm) - 200 * MIB)
     vm.sh("(sleep 0.5; busybox poweroff -f) >/dev/null 2>&1 </dev/null &")

@@ -12,10 +12,8 @@ from itertools import pairwise
 
 import pytest
 from guests import (
-    BIN,
-    CACHELOAD,
+    READ_DISK,
     Trace,
-    background,
     container,
     counters,
     told,
@@ -25,6 +23,7 @@ from guests import (
 )
 
 from pyguest.host import parse_counters
+from pyguest.loads import ANONLOAD, CACHELOAD, DISK, background
 from pyguest.vm import Vm
 
 pytestmark = [pytest.mark.timeout(240, func_only=True), pytest.mark.usefixtures("lru")]
@@ -54,7 +53,7 @@ def stat(vm: Vm, box: str) -> dict[str, int]:
 def test_page_cache_pressure_is_told(guest: Vm) -> None:
     """Reading a disk that is larger than the free memory is reclaim, and the host is told."""
     told(guest, 0)
-    with background(guest, CACHELOAD):
+    with background(guest, READ_DISK):
         assert "low" in told(guest, 60, enough=1)
 
 
@@ -66,7 +65,7 @@ def test_shortage_is_told_as_medium(guest: Vm, swap: None, lru: str) -> None:
     """
     enough = "low" if lru == "mglru" else "medium"
     seen: list[str] = []
-    with background(guest, f"{BIN}/anonload -s 460M -H 600"):
+    with background(guest, f"{ANONLOAD} -s 460M -H 600"):
 
         def reached() -> bool:
             seen.extend(told(guest, 0))
@@ -107,7 +106,7 @@ def test_page_cache_at_a_limit_says_nothing(guest: Vm) -> None:
 def test_anonymous_memory_at_a_limit_says_nothing(guest: Vm, swap: None) -> None:
     """A container that swaps because of its limit does so in a guest that is not short."""
     with container(guest, "60M") as box, silence(guest):
-        guest.sh(within(box, f"{BIN}/anonload -s 100M -H 0"))
+        guest.sh(within(box, f"{ANONLOAD} -s 100M -H 0"))
         assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"
         assert counters(guest)["pswpout"] > 0
 
@@ -116,10 +115,10 @@ def test_shortage_beside_a_container_is_told(guest: Vm) -> None:
     """A guest that is short says so, also when a container is below its limit and keeps busy."""
     with (
         container(guest, "200M") as box,
-        background(guest, within(box, f"{BIN}/anonload -s 50M -H 600 -k")),
+        background(guest, within(box, f"{ANONLOAD} -s 50M -H 600 -k")),
     ):
         told(guest, 0)
-        with background(guest, CACHELOAD):
+        with background(guest, READ_DISK):
             assert "low" in told(guest, 60, enough=1)
         events = parse_counters(guest.sh(f"cat {box}/memory.events"))
         assert events["max"] == 0, "the container was to stay below its limit"
@@ -141,7 +140,7 @@ def test_kswapd_alone_is_told(guest: Vm) -> None:
     def quiet_round() -> bool:
         told(guest, 0.5)
         before = counters(guest)
-        with background(guest, f"{BIN}/cacheload -S 600 -r 10M /dev/vda"):
+        with background(guest, f"{CACHELOAD} -S 600 -r 10M {DISK}"):
             assert "low" in told(guest, 60, enough=1)
         after = counters(guest)
         by_kswapd = after["pgscan_kswapd"] - before["pgscan_kswapd"]
@@ -165,7 +164,7 @@ def test_direct_reclaim_is_told(guest: Vm) -> None:
         told(guest, 0)
         before = counters(guest)
         with traced(guest, "balloon_pressure") as trace:
-            guest.sh(f"for i in $(seq {tasks}); do {BIN}/anonload -s {share}K -H 1 & done; wait")
+            guest.sh(f"for i in $(seq {tasks}); do {ANONLOAD} -s {share}K -H 1 & done; wait")
         after = counters(guest)
         grown = {name: after[name] - before[name] for name in after}
         if grown["pgscan_direct"] < 10 * WINDOW:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a measurement needs in a guest: load while it lasts, and swap space."""
+"""What presses a guest: load while it lasts, and swap space for it."""
 
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..vm import Vm
+from .vm import Vm
 
 ANONLOAD = "/run/lab/bin/anonload"
 CACHELOAD = "/run/lab/bin/cacheload"
