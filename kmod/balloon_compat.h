@@ -5,6 +5,7 @@
  *   HAVE_SHRINKER_ALLOC	the shrinker interface of 6.7 (c42d50aefd17)
  *   HAVE_NODE_PGSCAN		PGSCAN_* and PGSTEAL_* are node statistics; they
  *				were VM events, as in 6.12
+ *   HAVE_NODE_MONOTONIC	node statistics can be read as counters that wrap
  */
 #ifndef _BALLOON_COMPAT_H
 #define _BALLOON_COMPAT_H
@@ -13,12 +14,16 @@
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 
+#ifndef HAVE_NODE_MONOTONIC
+#define global_node_page_state_monotonic	global_node_page_state
+#endif
+
 /* A PGSCAN_* or PGSTEAL_* counter of the whole guest, beside its VM events. */
 static inline unsigned long balloon_reclaim_state(const unsigned long *events,
 						  int item)
 {
 #ifdef HAVE_NODE_PGSCAN
-	return global_node_page_state(item);
+	return global_node_page_state_monotonic(item);
 #else
 	return events[item];
 #endif

@@ -11,10 +11,10 @@
  *
  * What runs where:
  *   count_objects	reclaim (kswapd or a task that allocates): two flags are
- *			looked at and a timer is set. Nothing is allocated and
- *			nothing sleeps. No lock is taken but that of a timer
- *			base, which each CPU has its own of, and only by the one
- *			that sets the work's pending bit, once in a sample's time
+ *			looked at, and once in a sample's time an irq_work is
+ *			queued on this CPU. No lock, no allocation, no sleep
+ *   sign		that irq_work's interrupt, or its thread: sets the timer,
+ *			whose base's lock is another CPU's at times
  *   sample_work,
  *   resume_work	process context, one at a time, on a queue with a
  *			rescuer: no worker can be forked when it is needed most
@@ -23,10 +23,9 @@
  *   target		the driver's size work
  *   debugfs		a reader's process context
  */
-#include <linux/debugfs.h>
+#include <linux/irq_work.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
-#include <linux/slab.h>
 #include <linux/virtio_config.h>
 #include "balloon_compat.h"
 #include "balloon_pressure.h"
@@ -182,7 +181,17 @@ static void balloon_pressure_resume(struct work_struct *work)
 		container_of(work, struct balloon_pressure, resume_work.work);
 
 	WRITE_ONCE(bp->pressed, false);
-	queue_work(system_freezable_wq, bp->size_work);
+	bp->changed(bp->vdev);
+}
+
+/* Hard interrupt, or a thread of its own where the kernel is PREEMPT_RT. */
+static void balloon_pressure_sign(struct irq_work *work)
+{
+	struct balloon_pressure *bp =
+		container_of(work, struct balloon_pressure, sign);
+
+	queue_delayed_work(bp->wq, &bp->sample_work,
+			   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
 }
 
 /*
@@ -195,8 +204,7 @@ static unsigned long balloon_pressure_count(struct shrinker *shrinker,
 	struct balloon_pressure *bp = balloon_shrinker_private(shrinker);
 
 	if (READ_ONCE(bp->running) && !delayed_work_pending(&bp->sample_work))
-		queue_delayed_work(bp->wq, &bp->sample_work,
-				   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
+		irq_work_queue(&bp->sign);
 	return 0;
 }
 
@@ -247,7 +255,7 @@ void balloon_pressure_acked(struct balloon_pressure *bp)
 void balloon_pressure_target(struct balloon_pressure *bp, u32 num_pages,
 			     u32 actual)
 {
-	if (bp->num_pages == num_pages)
+	if (READ_ONCE(bp->num_pages) == num_pages)
 		return;
 	trace_balloon_target(num_pages, actual);
 	WRITE_ONCE(bp->num_pages, num_pages);
@@ -332,6 +340,7 @@ void balloon_pressure_stop(struct balloon_pressure *bp)
 	balloon_pressure_drop_pending(bp);
 	spin_unlock_irq(&bp->lock);
 
+	irq_work_sync(&bp->sign);
 	cancel_delayed_work_sync(&bp->sample_work);
 	cancel_delayed_work_sync(&bp->resume_work);
 	WRITE_ONCE(bp->pressed, false);
@@ -381,7 +390,7 @@ static int balloon_pressure_watch(struct balloon_pressure *bp)
  * balloon_pressure_init() - begin to watch for reclaim
  * @bp: the pressure
  * @vdev: the balloon device
- * @size_work: inflates or deflates towards the target
+ * @changed: has the driver look at its target, as the device's interrupt does
  * @actual: the number of 4 KiB pages in the balloon, for trace events
  *
  * Nothing is sent before balloon_pressure_start().
@@ -391,15 +400,16 @@ static int balloon_pressure_watch(struct balloon_pressure *bp)
  */
 int balloon_pressure_init(struct balloon_pressure *bp,
 			  struct virtio_device *vdev,
-			  struct work_struct *size_work,
+			  void (*changed)(struct virtio_device *vdev),
 			  const unsigned int *actual)
 {
 	int err;
 
 	bp->vdev = vdev;
-	bp->size_work = size_work;
+	bp->changed = changed;
 	bp->actual = actual;
 	spin_lock_init(&bp->lock);
+	init_irq_work(&bp->sign, balloon_pressure_sign);
 	INIT_DELAYED_WORK(&bp->sample_work, balloon_pressure_sample);
 	INIT_DELAYED_WORK(&bp->resume_work, balloon_pressure_resume);
 
@@ -434,7 +444,8 @@ void balloon_pressure_exit(struct balloon_pressure *bp)
 {
 	balloon_pressure_debugfs_exit(bp);
 	shrinker_free(bp->shrinker);
-	/* The shrinker may have queued it once more after the stop. */
+	/* The shrinker may have queued both once more after the stop. */
+	irq_work_sync(&bp->sign);
 	cancel_delayed_work_sync(&bp->sample_work);
 	cancel_delayed_work_sync(&bp->resume_work);
 	destroy_workqueue(bp->wq);

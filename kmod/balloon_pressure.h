@@ -9,6 +9,7 @@
 #ifndef _BALLOON_PRESSURE_H
 #define _BALLOON_PRESSURE_H
 
+#include <linux/irq_work.h>
 #include <linux/shrinker.h>
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
@@ -33,6 +34,7 @@ struct balloon_reclaim {
 	unsigned long direct_scanned;	/* by tasks that allocate */
 	unsigned long direct_reclaimed;
 	unsigned long stalls;		/* times that a task began guest-wide */
+	unsigned long stalls_looked;	/* the same at the last look */
 };
 
 /* What reclaim did in one window, in pages, and the level that it shows. */
@@ -54,15 +56,16 @@ struct balloon_message_counts {
 
 struct balloon_pressure {
 	struct virtio_device *vdev;
-	/* The driver's own work: inflate or deflate towards the target. */
-	struct work_struct *size_work;
+	/* Has the driver look at its target again. */
+	void (*changed)(struct virtio_device *vdev);
 	/* The driver's own count of pages in the balloon. */
 	const unsigned int *actual;
 	/* The balloon's size that the host asked for last. */
 	u32 num_pages;
 
-	/* Reclaim has begun: the shrinker says so and queues sample_work. */
+	/* Reclaim has begun: the shrinker says so, sign queues sample_work. */
 	struct shrinker *shrinker;
+	struct irq_work sign;
 	struct workqueue_struct *wq;
 	struct delayed_work sample_work;
 
@@ -92,12 +95,12 @@ struct balloon_pressure {
 	struct dentry *debugfs;
 
 	/* Belongs to the device while in_flight is set. */
-	__virtio32 msg[BALLOON_PRESSURE_LEVELS] ____cacheline_aligned;
+	__virtio32 msg[BALLOON_PRESSURE_LEVELS];
 };
 
 int balloon_pressure_init(struct balloon_pressure *bp,
 			  struct virtio_device *vdev,
-			  struct work_struct *size_work,
+			  void (*changed)(struct virtio_device *vdev),
 			  const unsigned int *actual);
 void balloon_pressure_exit(struct balloon_pressure *bp);
 
@@ -124,7 +127,7 @@ struct balloon_pressure { };
 
 static inline int balloon_pressure_init(struct balloon_pressure *bp,
 					struct virtio_device *vdev,
-					struct work_struct *size_work,
+					void (*changed)(struct virtio_device *),
 					const unsigned int *actual)
 {
 	return 0;

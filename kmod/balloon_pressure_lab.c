@@ -3,6 +3,7 @@
  * The tests' door, in the same debugfs directory as the counters. Included by
  * balloon_pressure.c in the lab's build and in no other.
  */
+#include <linux/debugfs.h>
 
 /*
  * A level is sent as if a window had shown it; any other value at once, as a

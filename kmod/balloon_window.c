@@ -29,7 +29,7 @@ static unsigned int balloon_window_level(unsigned long scanned,
 
 	/*
 	 * The counters are not read at one instant, and node statistics lag
-	 * behind by a few pages a CPU. Freed slab pages are in neither: unlike
+	 * behind by up to 125 pages a CPU. Freed slab pages are in neither: unlike
 	 * in vmpressure, a guest that frees mostly slab looks worse than it is.
 	 */
 	if (reclaimed >= scanned)
@@ -62,6 +62,7 @@ static void balloon_window_counters(struct balloon_reclaim *now)
 	now->stalls = 0;
 	for (zid = 0; zid < MAX_NR_ZONES; zid++)
 		now->stalls += events[ALLOCSTALL_NORMAL - ZONE_NORMAL + zid];
+	now->stalls_looked = now->stalls;
 }
 
 /**
@@ -97,15 +98,19 @@ bool balloon_window_look(struct balloon_reclaim *mark,
 	 * reclaim at their own limits as well. Those of kswapd do not, and
 	 * ALLOCSTALL counts guest-wide direct reclaim alone: without such a
 	 * stall in the window, what was added is containers'. So is most of it
-	 * when nobody has looked for a while; then the next look will tell.
+	 * when nobody has looked for a while; then the next look will tell, and
+	 * stalls from before the last look are over.
 	 */
 	window->again = time_after64(now.looked, mark->looked +
 				     msecs_to_jiffies(BALLOON_PRESSURE_OVER_MS));
+	if (window->again)
+		mark->stalls = mark->stalls_looked;
 	if (window->again || now.stalls == mark->stalls) {
 		mark->direct_scanned = now.direct_scanned;
 		mark->direct_reclaimed = now.direct_reclaimed;
 	}
 	mark->looked = now.looked;
+	mark->stalls_looked = now.stalls;
 #endif
 
 	window->scanned = now.scanned - mark->scanned +

@@ -41,6 +41,14 @@ class Insert:
 
 
 @dataclass(frozen=True)
+class Later:
+    """A paragraph of one of our files that comes with a later mail than the file."""
+
+    source: str
+    paragraph: str
+
+
+@dataclass(frozen=True)
 class Mail:
     """One patch of the series: its message and what it brings."""
 
@@ -50,6 +58,7 @@ class Mail:
     files: list[str] = field(default_factory=list)
     rename: list[str] = field(default_factory=list)
     insert: list[Insert] = field(default_factory=list)
+    later: list[Later] = field(default_factory=list)
     hooks: str = ""
     """Paragraphs of the hook patch with this pattern in them are this mail's."""
 
@@ -92,7 +101,8 @@ def load(kmod: Path = KMOD) -> Recipe:
     path = kmod / "series/series.toml"
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text())
-        mails = [Mail(**{**table, "insert": [Insert(**one) for one in table.get("insert", [])]})
+        mails = [Mail(**{**table, "insert": [Insert(**one) for one in table.get("insert", [])],
+                         "later": [Later(**one) for one in table.get("later", [])]})
                  for table in data.pop("mail")]
         recipe = Recipe(path=path, mails=mails, **data)
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
@@ -154,19 +164,32 @@ def in_tree(recipe: Recipe, name: str, text: str, unifdef: Path) -> str:
     return text
 
 
-def insert(text: str, one: Insert, paragraphs: Sequence[str]) -> str:
-    """Put the paragraph that `one` names into `text`. LabError where it has no one place."""
+def choose(one: Insert | Later, paragraphs: Sequence[str]) -> str:
+    """The paragraph that `one` names. LabError where it names none, or several."""
     chosen = [part for part in paragraphs if re.search(one.paragraph, part)]
     if len(chosen) != 1:
         raise LabError(f"kmod/{one.source}: {len(chosen)} paragraphs have {one.paragraph!r} in "
                        "them, and one is needed: mend the pattern in series.toml")
+    return chosen[0]
+
+
+def hold_back(text: str, one: Later) -> str:
+    """`text` without the paragraph that `one` names."""
+    paragraphs = text.split("\n\n")
+    paragraphs.remove(choose(one, paragraphs))
+    return "\n\n".join(paragraphs).rstrip("\n") + "\n"
+
+
+def insert(text: str, one: Insert, paragraphs: Sequence[str]) -> str:
+    """Put the paragraph that `one` names into `text`. LabError where it has no one place."""
+    chosen = choose(one, paragraphs)
     lines = text.splitlines(keepends=True)
     anchor = one.after or one.before
     places = [index for index, line in enumerate(lines) if line.startswith(anchor)]
     if len(places) != 1:
         raise LabError(f"{one.into}: {len(places)} lines begin with {anchor!r}, and one is "
                        "needed: mend the anchor in series.toml")
-    block = chosen[0].strip("\n") + "\n"
+    block = chosen.strip("\n") + "\n"
     if one.after:
         lines.insert(places[0] + 1, "\n" + block)
     else:
@@ -291,10 +314,10 @@ class _Builder:
                 self.driver = new
         if mail.diff:
             patch.apply(self._diff(mail), self.work, f"Linux {self.source.version}")
-        for name in mail.files:
+        for name in (*mail.files, *(one.source for one in mail.later)):
             target = self.work / self.recipe.files[name]
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(self._own(name))
+            target.write_text(self._so_far(name, mail))
             target.chmod(0o755 if os.access(self.kmod / name, os.X_OK) else 0o644)
         for one in mail.insert:
             paragraphs = re.split(r"\n{2,}", self._own(one.source))
@@ -336,6 +359,15 @@ class _Builder:
 
     def _own(self, name: str) -> str:
         return in_tree(self.recipe, name, (self.kmod / name).read_text(), self.unifdef)
+
+    def _so_far(self, name: str, mail: Mail) -> str:
+        """One of our files without what mails after this one bring of it."""
+        text = self._own(name)
+        for other in self.recipe.mails[self.recipe.mails.index(mail) + 1:]:
+            for one in other.later:
+                if one.source == name:
+                    text = hold_back(text, one)
+        return text
 
     def _commit(self, message: str) -> None:
         self.git("add", "-A")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How fast a guest inflates, and what the host swaps in for it: contestants side by side.
 
-Each guest runs in a cgroup of its own limit. It touches most of its memory and frees it, then
-inflates: first while the host has room for all of it, then after the limit was lowered, so that
-a part of what the guest gives away lies in the host's swap. A driver whose kernel zeroes the
-pages at their allocation makes the host read them back only to discard them.
+Each guest runs in a cgroup of its own limit, and inflates three times. First it has touched most
+of its memory and freed it, and the host has room for all of it. Then its memory is full of page
+cache that nobody uses. Last it has touched and freed its memory again, and the host's limit was
+lowered, so that a part of what the guest gives away lies in the host's swap: a driver whose
+kernel zeroes the pages at their allocation makes the host read them back only to discard them.
 """
 
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from .. import host
 from ..errors import LabError
-from ..loads import ANONLOAD
+from ..loads import ANONLOAD, DISK
 from ..progress import Step
 from ..vm import Vm
 
@@ -33,6 +34,12 @@ SWAP_MIB = 768
 DEADLINE = 180.0
 """Seconds for an inflation that takes 10 when all of it is swapped in at 25 MiB/s."""
 POLL = 0.005
+SETTLE = 1.0
+"""Seconds after a load: reclaim it caused is over, and the pause that follows."""
+
+FREE, CACHE, SWAPPED = "free", "page cache", "partly in swap"
+"""What the guest's memory is when it inflates."""
+STATES = (FREE, CACHE, SWAPPED)
 
 STOCK, OURS = "stock", "ours"
 
@@ -58,8 +65,8 @@ class Inflation:
 
     contestant: str
     init_on_alloc: str
-    pressed: bool
-    """Was a part of the guest in the host's swap?"""
+    state: str
+    """One of STATES."""
     round: int
     mib: int
     seconds: float
@@ -72,6 +79,8 @@ class Inflation:
     """Anonymous pages that the guest's group alone faulted back in meanwhile."""
     major_faults: int
     """QEMU's."""
+    scanned: int
+    """Pages that the guest's own reclaim looked at meanwhile."""
 
     @property
     def speed(self) -> float:
@@ -102,11 +111,11 @@ def turns(rounds: int, count: int) -> list[tuple[int, int]]:
 
 
 def ratios(found: Sequence[Inflation], contestant: Contestant, base: Contestant,
-           pressed: bool) -> list[float]:
+           state: str) -> list[float]:
     """The contestant's speed over the base's, round by round."""
 
     def speeds(who: Contestant) -> dict[int, float]:
-        return {one.round: one.speed for one in found if one.pressed == pressed
+        return {one.round: one.speed for one in found if one.state == state
                 and (one.contestant, one.init_on_alloc) == (who.label, who.init_on_alloc)}
 
     theirs, bases = speeds(contestant), speeds(base)
@@ -131,30 +140,39 @@ def measure(vm: Vm, limited: host.LimitedHost, contestant: Contestant, number: i
             step: Step) -> list[Inflation]:
     """Both inflations of a booted guest that is in `limited` with a limit of ROOMY_MIB."""
     found = []
-    for pressed in (False, True):
+    for state in STATES:
+        _resize(vm, vm.config.memory_mib * MIB)
         step.update("touch memory,")
-        vm.sh(f"{ANONLOAD} -s {TOUCHED_MIB}M -H 0 >/dev/null", timeout=DEADLINE)
-        if pressed:
+        vm.sh("echo 3 > /proc/sys/vm/drop_caches")
+        vm.sh(f"dd if={DISK} of=/dev/null bs=1M count={vm.config.memory_mib} 2>/dev/null"
+              if state == CACHE else f"{ANONLOAD} -s {TOUCHED_MIB}M -H 0 >/dev/null",
+              timeout=DEADLINE)
+        if state == SWAPPED:
             step.update("lower the host's limit,")
             set_limit(limited.memcg, PRESSED_MIB * MIB)
+        time.sleep(SETTLE)
         step.update("inflate,")
-        found.append(_inflate(vm, limited, contestant, number, pressed))
-        if not pressed:
-            _resize(vm, vm.config.memory_mib * MIB)
+        found.append(_inflate(vm, limited, contestant, number, state))
     return found
 
 
 def _inflate(vm: Vm, limited: host.LimitedHost, contestant: Contestant, number: int,
-             pressed: bool) -> Inflation:
+             state: str) -> Inflation:
+    scanned = _scanned(vm)
     before, faults = limited.usage(), _major_faults(vm)
     seconds = _resize(vm, (vm.config.memory_mib - INFLATE_MIB) * MIB)
     after = limited.usage()
     return Inflation(
-        contestant.label, contestant.init_on_alloc, pressed, number, INFLATE_MIB, seconds,
+        contestant.label, contestant.init_on_alloc, state, number, INFLATE_MIB, seconds,
         before.swap_used_bytes, after.pswpin - before.pswpin,
         after.workingset_refault_anon - before.workingset_refault_anon,
-        _major_faults(vm) - faults,
+        _major_faults(vm) - faults, _scanned(vm) - scanned,
     )
+
+
+def _scanned(vm: Vm) -> int:
+    now = host.parse_counters(vm.sh("cat /proc/vmstat"))
+    return now["pgscan_kswapd"] + now["pgscan_direct"]
 
 
 def _major_faults(vm: Vm) -> int:

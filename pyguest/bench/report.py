@@ -102,25 +102,27 @@ def inflation_table(found: Sequence[inflation.Inflation],
                     who: Sequence[inflation.Contestant]) -> str:
     """Speed and swap-in of each contestant, and its speed against the stock driver's."""
     rows = []
-    for pressed in (False, True):
+    for state in inflation.STATES:
         for one in who:
             base = next(other for other in who if other.append == one.append)
-            mine = [each for each in found if each.pressed == pressed
+            mine = [each for each in found if each.state == state
                     and (each.contestant, each.init_on_alloc) == (one.label, one.init_on_alloc)]
             in_mib = inflation.PAGE / inflation.MIB
             rows.append((
-                one.label, one.init_on_alloc, "partly in swap" if pressed else "has room",
+                one.label, one.init_on_alloc, state,
                 spread(each.speed for each in mine),
-                spread(inflation.ratios(found, one, base, pressed)),
+                spread(inflation.ratios(found, one, base, state)),
                 spread((each.swapped_before for each in mine), 1 / inflation.MIB),
                 spread((each.pswpin for each in mine), in_mib),
                 spread((each.refaults for each in mine), in_mib),
                 spread(each.major_faults for each in mine),
+                spread((each.scanned for each in mine), in_mib),
             ))
     return "\n".join((
-        markdown(("driver", "init_on_alloc", "host", "MiB/s", "against stock",
+        markdown(("driver", "init_on_alloc", "guest's memory", "MiB/s", "against stock",
                   "in swap before (MiB)", "swapped in, machine (MiB)",
-                  "faulted in, group (MiB)", "QEMU major faults"), rows),
+                  "faulted in, group (MiB)", "QEMU major faults",
+                  "scanned in the guest (MiB)"), rows),
         "", f"{inflation.INFLATE_MIB} MiB each, from the target's setting to the size reached. "
         "`against stock`: speed over the stock driver's at the same init_on_alloc, round by round. "
         "Swapped in is the whole machine's pswpin (with read-ahead); faulted in is the group's "

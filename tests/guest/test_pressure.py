@@ -149,22 +149,26 @@ def test_kswapd_alone_is_told(guest: Vm) -> None:
     wait_until(quiet_round, "pressure without a task that reclaims by itself")
 
 
-@pytest.mark.short
-def test_direct_reclaim_is_told(guest: Vm) -> None:
-    """Reclaim by a task that waits for memory counts in the windows that are told.
+def reclaim_directly(vm: Vm) -> None:
+    """Several tasks take together most of what a guest full of page cache can give.
 
-    Several tasks take together most of what could be had, in a guest that is full of page cache:
-    kswapd is not quick enough for them.
+    kswapd is not quick enough for them: they reclaim by themselves.
     """
     tasks = 8
+    share = int(vm.sh("awk '/^MemAvailable:/ {print $2}' /proc/meminfo")) * 3 // 4 // tasks
+    vm.sh(f"for i in $(seq {tasks}); do {ANONLOAD} -s {share}K -H 1 & done; wait")
+
+
+@pytest.mark.short
+def test_direct_reclaim_is_told(guest: Vm) -> None:
+    """Reclaim by a task that waits for memory counts in the windows that are told."""
 
     def waited() -> bool:
         guest.sh(READ.format(500))
-        share = int(guest.sh("awk '/^MemAvailable:/ {print $2}' /proc/meminfo")) * 3 // 4 // tasks
         told(guest, 0)
         before = counters(guest)
         with traced(guest, "balloon_pressure") as trace:
-            guest.sh(f"for i in $(seq {tasks}); do {ANONLOAD} -s {share}K -H 1 & done; wait")
+            reclaim_directly(guest)
         after = counters(guest)
         grown = {name: after[name] - before[name] for name in after}
         if grown["pgscan_direct"] < 10 * WINDOW:
@@ -175,3 +179,18 @@ def test_direct_reclaim_is_told(guest: Vm) -> None:
         return True
 
     wait_until(waited, "tasks that reclaim by themselves")
+
+
+@pytest.mark.short
+def test_a_limit_after_a_shortage_says_nothing(guest: Vm) -> None:
+    """A container at its limit is not mixed with a shortage that is over.
+
+    Shrinkers are asked meanwhile, by drop_caches, so that the driver looks at its counters: what
+    is left of the guest's own direct reclaim must not make the container's count.
+    """
+    ask = "while :; do echo 2 > /proc/sys/vm/drop_caches; sleep 0.02; done"
+    guest.sh(READ.format(500))
+    reclaim_directly(guest)
+    with container(guest, "60M") as box, silence(guest), background(guest, ask):
+        guest.sh(within(box, READ.format(300)))
+        assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"

@@ -160,8 +160,9 @@ def test_share_table() -> None:
     assert "3 trace records were lost" in report.share_table([window(lost=3)])
 
 
-def inflate(label: str, number: int, seconds: float, pressed: bool = False) -> Inflation:
-    return Inflation(label, "1", pressed, number, 256, seconds, 300 << 20, 256, 512, 9)
+def inflate(label: str, number: int, seconds: float,
+            state: str = inflation.FREE) -> Inflation:
+    return Inflation(label, "1", state, number, 256, seconds, 300 << 20, 256, 512, 9, 256)
 
 
 def test_contestants() -> None:
@@ -187,9 +188,9 @@ def test_ratios_are_of_the_same_round() -> None:
     stock, ours = inflation.contestants("6.1", [])[:2]
     found = [inflate(stock.label, 0, 1.0), inflate(ours.label, 0, 2.0),
              inflate(stock.label, 1, 1.0), inflate(ours.label, 1, 0.5),
-             inflate(ours.label, 2, 0.1), inflate(stock.label, 2, 9.0, pressed=True)]
-    assert inflation.ratios(found, ours, stock, False) == [0.5, 2.0]
-    assert inflation.ratios(found, ours, stock, True) == []
+             inflate(ours.label, 2, 0.1), inflate(stock.label, 2, 9.0, state=inflation.SWAPPED)]
+    assert inflation.ratios(found, ours, stock, inflation.FREE) == [0.5, 2.0]
+    assert inflation.ratios(found, ours, stock, inflation.SWAPPED) == []
 
 
 def test_inflation_table() -> None:
@@ -197,9 +198,9 @@ def test_inflation_table() -> None:
     found = [inflate(who[0].label, 0, 1.0), inflate(who[0].label, 1, 2.0),
              inflate(who[1].label, 0, 0.5)]
     text = report.inflation_table(found, who)
-    assert ("| stock on 6.1 | 1 | has room | 192 (128 to 256) | 1.00 | 300 | 1.00 | 2.00 | 9.00 |"
+    assert ("| stock on 6.1 | 1 | free | 192 (128 to 256) | 1.00 | 300 | 1.00 | 2.00 | 9.00 |"
             in text)
-    assert "| ours on 6.1 | 1 | has room | 512 | 2.00 |" in text
+    assert "| ours on 6.1 | 1 | free | 512 | 2.00 |" in text
     assert "| ours on 6.1 | 1 | partly in swap | - | - |" in text
 
 
@@ -207,7 +208,7 @@ def test_the_stock_driver_of_the_same_kernel_command_line_is_the_measure() -> No
     who = inflation.contestants("6.1", [])
     found = [inflate(who[0].label, 0, 4.0), replace(inflate(who[2].label, 0, 1.0),
                                                     init_on_alloc="0")]
-    assert "| stock on 6.1 | 0 | has room | 256 | 1.00 |" in report.inflation_table(found, who)
+    assert "| stock on 6.1 | 0 | free | 256 | 1.00 |" in report.inflation_table(found, who)
 
 
 @pytest.mark.parametrize("knob", ["memory.limit_in_bytes", "memory.max"])

@@ -92,6 +92,10 @@ after = "#define VIRTIO_F_OLD"
 [[mail]]
 name = "pause"
 hooks = 'own_paused'
+
+[[mail.later]]
+source = "own.h"
+paragraph = 'own_paused'
 """
 
 
@@ -123,7 +127,7 @@ def kmod(tmp_path: Path) -> Path:
     folder = tmp_path / "kmod"
     _write(folder, {
         "own.c": '#include "own.h"\nvoid own_start(void) { compat_call(1); }\n',
-        "own.h": "void own_start(void);\n",
+        "own.h": "void own_start(void);\n\nint own_paused(void);\n",
         "api.h": "/* first */\n\n/* new */\n#define VIRTIO_F_NEW 2\n\n#endif\n",
         "compat.h": "#define compat_call call\n",
         "patches/9.9.patch": HOOK,
@@ -163,7 +167,10 @@ def test_series_applies_and_is_whole(kernel: Source, kmod: Path, tmp_path: Path)
     series_check.apply(written.mails[:2], tree)
     assert "own_start();" in main.read_text() and "own_paused" not in main.read_text()
     assert "\treturn find(1);\n" in main.read_text()
+    header = tree / "drivers/virtio/virtio_own.h"
+    assert header.read_text() == "void own_start(void);\n"
     series_check.apply(written.mails[2:], tree)
+    assert header.read_text() == "void own_start(void);\n\nint own_paused(void);\n"
     assert "\tif (own_paused())\n\t\treturn 0;\n\n\town_start();\n\n\treturn find(1);\n" in (
         main.read_text())
     assert main.read_text().startswith('#include <linux/mm.h>\n#include "virtio_own.h"\n')

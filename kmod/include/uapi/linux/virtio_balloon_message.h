@@ -13,10 +13,11 @@
 /*
  * Message virtqueue.
  *
- * The device-specific feature bits are 0 to 23. The virtio specification has
- * given the balloon 0 to 5; 6, 7, 8, 16 and 20 are in use outside of it. 23 is
- * the last that the specification, which counts upwards, will reach. (The
- * series of 2014 used bit 2, which is VIRTIO_BALLOON_F_DEFLATE_ON_OOM today.)
+ * The virtio specification has given the balloon bits 0 to 5; 6, 7, 8, 16 and
+ * 20 are in use outside of it. 23 is the top of the first range of
+ * device-specific bits (0 to 23; another begins at 50), which is given out
+ * upwards. (The series of 2014 used bit 2, which is
+ * VIRTIO_BALLOON_F_DEFLATE_ON_OOM today.)
  */
 #define VIRTIO_BALLOON_F_MESSAGE_VQ	23
 
