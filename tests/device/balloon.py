@@ -35,6 +35,9 @@ PAGE = 4096
 PER_BUFFER = 16
 """Messages that the device reads from one buffer."""
 
+EVENT_INTERVAL = 0.1
+"""Seconds between two events of a kind: the rate limit of the monitor."""
+
 SLOT = 4
 PATH = "/machine/peripheral/balloon"
 
@@ -94,4 +97,9 @@ def counted(qemu: Machine) -> dict[str, int]:
 
 
 def levels(qemu: Machine) -> list[str]:
+    """The levels of the events since the last call, those that the rate limit held back as well.
+
+    Of each level the first message is told at once, and the last after the interval.
+    """
+    qemu.step(2 * EVENT_INTERVAL)
     return [event["level"] for event in qemu.events("BALLOON_PRESSURE")]
