@@ -21,8 +21,14 @@ from . import patch
 DEVICE = paths.TREE / "hostctl/qemu"
 HEADER = paths.TREE / "kmod/include/uapi/linux/virtio_balloon_message.h"
 OWN = {
+    DEVICE / "virtio-balloon-automatic-props.h.inc":
+        "include/hw/virtio/virtio-balloon-automatic-props.h.inc",
+    DEVICE / "virtio-balloon-automatic.c": "hw/virtio/virtio-balloon-automatic.c",
+    DEVICE / "virtio-balloon-automatic.h": "include/hw/virtio/virtio-balloon-automatic.h",
     DEVICE / "virtio-balloon-message.c": "hw/virtio/virtio-balloon-message.c",
     DEVICE / "virtio-balloon-message.h": "include/hw/virtio/virtio-balloon-message.h",
+    DEVICE / "virtio-balloon-pressure.c": "hw/virtio/virtio-balloon-pressure.c",
+    DEVICE / "virtio-balloon-pressure.h": "include/hw/virtio/virtio-balloon-pressure.h",
     HEADER: "include/standard-headers/linux/virtio_balloon_message.h",
     DEVICE / "lab-devices.mak": "configs/devices/x86_64-softmmu/lab.mak",
 }

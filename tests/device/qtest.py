@@ -158,6 +158,10 @@ class Machine:
     def qmp(self, command: str, **arguments: object) -> object:
         return self._wait(self._qmp.execute(command, arguments))
 
+    def step(self, seconds: float) -> None:
+        """Let the guest's clock go on, which stands still otherwise; to the nanosecond."""
+        self.qtest.command("clock_step", str(round(seconds * 1e9)))
+
     def wait_for(self, command: str, **wanted: object) -> None:
         """Until the reply to a query holds these members; TimeoutError if it does not."""
         end = time.monotonic() + DEADLINE
