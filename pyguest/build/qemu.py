@@ -23,6 +23,8 @@ HEADER = paths.TREE / "kmod/include/uapi/linux/virtio_balloon_message.h"
 OWN = {
     DEVICE / "virtio-balloon-message.c": "hw/virtio/virtio-balloon-message.c",
     DEVICE / "virtio-balloon-message.h": "include/hw/virtio/virtio-balloon-message.h",
+    DEVICE / "virtio-balloon-discard.c": "hw/virtio/virtio-balloon-discard.c",
+    DEVICE / "virtio-balloon-discard.h": "include/hw/virtio/virtio-balloon-discard.h",
     HEADER: "include/standard-headers/linux/virtio_balloon_message.h",
     DEVICE / "lab-devices.mak": "configs/devices/x86_64-softmmu/lab.mak",
 }
