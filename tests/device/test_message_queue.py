@@ -34,8 +34,9 @@ from balloon import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qtest import Machine
-from virtio import (
+
+from pyguest.qtest import Machine
+from pyguest.virtio import (
     ACKNOWLEDGE,
     DRIVER,
     DRIVER_OK,
