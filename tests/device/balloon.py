@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from qtest import Machine
-from virtio import ModernDevice, Part
+from pyguest.qtest import Machine
+from pyguest.virtio import ModernDevice, Part
 
 HEADER = (
     Path(__file__).parents[2] / "kmod" / "include" / "uapi" / "linux" / "virtio_balloon_message.h"

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from balloon import PATH
-from qtest import DEADLINE, Machine
+
+from pyguest.qtest import DEADLINE, Machine
 
 SYS_PIDFD_GETFD = 438  # <asm-generic/unistd.h>
 

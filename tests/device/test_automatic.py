@@ -31,11 +31,11 @@ from hostgroup import FakeGroup, state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qemu.qmp import ExecuteError
-from qtest import DEADLINE, Machine
-from virtio import ModernDevice, Part
 
 from hostctl.policy import model
 from hostctl.policy.classic import Classic
+from pyguest.qtest import DEADLINE, Machine
+from pyguest.virtio import ModernDevice, Part
 
 MIB = 1 << 20
 RAM = Machine.RAM

@@ -14,9 +14,9 @@ import pytest
 from balloon import MESSAGE, PATH, Driver, machine
 from hostgroup import FakeGroup, state
 from qemu.qmp import ExecuteError
-from qtest import DEADLINE, Machine
 
 from pyguest import host, paths
+from pyguest.qtest import DEADLINE, Machine
 
 MIB = 1 << 20
 PSI = Path("/proc/pressure/memory")
