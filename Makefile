@@ -14,7 +14,8 @@ each = for kernel in $(CHOSEN); do echo "== Linux $$kernel"; export KERNEL=$$ker
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor build kmod qemu image demo lint test test-short test-unit test-device \
-	test-guest test-e2e bench-boot bench-driver check series clean distclean
+	test-guest test-e2e bench-boot bench-driver bench-discard \
+	check series clean distclean
 
 help: ## Show the doors
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,9 @@ test-e2e: setup ## The tests of the whole loop
 
 bench-driver: setup ## Measure the driver: latency, CPU share, inflation
 	@$(call each,$(PYGUEST) bench-driver)
+
+bench-discard: setup ## Measure the device: page frames discarded in runs, against stock
+	@$(PYGUEST) bench-discard
 
 check: setup ## The driver before gcc W=1, sparse, kernel-doc and checkpatch (all kernels)
 	@$(PYGUEST) check $(filter-out all,$(KERNEL))

@@ -14,6 +14,7 @@ from qemu.qmp import QMPError
 
 from . import check, checkpatch, doctor, lab, paths, running, series, series_check, targets
 from .bench import boot as bench_boot
+from .bench import discard as bench_discard
 from .bench import driver as bench_driver
 from .build import image, kernel, kmod, qemu, source
 from .errors import LabError
@@ -139,6 +140,14 @@ def _parser() -> argparse.ArgumentParser:
                       help="a kernel whose own driver inflates as well, like 7.3-series")
     door.set_defaults(run=_bench_driver)
 
+    door = doors.add_parser("bench-discard", help="measure how the device takes page frames")
+    door.add_argument("--rounds", type=_positive, default=9, help="rounds of each (9)")
+    door.add_argument("--other", type=Path, metavar="BINARY",
+                      help="one more QEMU to measure, with the qtest accelerator")
+    door.add_argument("--record", action="store_true",
+                      help="boot a guest and record the frames that are measured with")
+    door.set_defaults(run=_bench_discard)
+
     door = doors.add_parser("check", help="the driver before gcc W=1, sparse, kernel-doc and "
                                           "checkpatch, as a table")
     door.add_argument("kernel", nargs="*", help="kernels of targets.toml (all)")
@@ -214,6 +223,12 @@ def _bench_driver(args: argparse.Namespace) -> int:
         only=tuple(args.only or bench_driver.PARTS), bursts=args.bursts, rounds=args.rounds,
         seconds=args.seconds, series=tuple(args.series),
     ))
+
+
+def _bench_discard(args: argparse.Namespace) -> int:
+    if args.record:
+        return bench_discard.record()
+    return bench_discard.main(args.rounds, args.other)
 
 
 def _check(args: argparse.Namespace) -> int:

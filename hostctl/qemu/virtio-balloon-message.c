@@ -62,8 +62,7 @@ static bool message_queue_offered(const VirtIOBalloon *s)
     return virtio_has_feature(s->host_features, VIRTIO_BALLOON_F_MESSAGE_VQ);
 }
 
-/* RAM in bytes less @pages of the balloon; the guest may claim any number. */
-static uint64_t ram_without(uint32_t pages)
+uint64_t virtio_balloon_ram_without(uint32_t pages)
 {
     uint64_t ram = get_current_ram_size();
     uint64_t balloon = (uint64_t)pages << VIRTIO_BALLOON_PFN_SHIFT;
@@ -97,10 +96,11 @@ static void message_received(VirtIOBalloon *s, uint32_t message)
         return;
     }
 
-    actual = ram_without(s->actual);
+    actual = virtio_balloon_ram_without(s->actual);
     trace_virtio_balloon_message(BalloonPressureLevel_str(level), actual);
     path = object_get_canonical_path(OBJECT(s));
     qapi_event_send_balloon_pressure(path, level, actual);
+    virtio_balloon_automatic_message(s, level);
 }
 
 static void message_buffer_received(VirtIOBalloon *s,
@@ -287,7 +287,8 @@ void virtio_balloon_message_set_status(VirtIOBalloon *s, uint8_t status)
 static void get_target(Object *obj, Visitor *v, const char *name,
                        void *opaque, Error **errp)
 {
-    uint64_t target = ram_without(VIRTIO_BALLOON(obj)->num_pages);
+    VirtIOBalloon *s = VIRTIO_BALLOON(obj);
+    uint64_t target = virtio_balloon_ram_without(s->num_pages);
 
     visit_type_uint64(v, name, &target, errp);
 }
@@ -321,6 +322,11 @@ static const struct {
       "RAM in bytes that the guest is asked to get along with" },
     { "message-stats", "struct", get_message_stats,
       "messages of the guest since the last reset of the device" },
+#ifdef CONFIG_LINUX
+    { "automatic-state", "BalloonAutomaticState",
+      virtio_balloon_automatic_get_state,
+      "what automatic ballooning is at" },
+#endif
 };
 
 void virtio_balloon_message_instance_init(Object *obj)
@@ -333,6 +339,7 @@ void virtio_balloon_message_instance_init(Object *obj)
         object_property_set_description(obj, properties[i].name,
                                         properties[i].description);
     }
+    virtio_balloon_automatic_instance_init(VIRTIO_BALLOON(obj));
 }
 
 void virtio_balloon_message_add_aliases(Object *proxy, Object *obj)

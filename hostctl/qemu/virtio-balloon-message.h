@@ -51,7 +51,13 @@ typedef struct VirtIOBalloonMessage {
 /* RAM of the machine in bytes, with what was plugged in; virtio-balloon.c. */
 ram_addr_t get_current_ram_size(void);
 
-/* Add the properties "target" and "message-stats". */
+/* Are discards switched off at the moment? virtio-balloon.c. */
+bool virtio_balloon_inhibited(void);
+
+/* RAM in bytes less @pages of the balloon; the guest may claim any number. */
+uint64_t virtio_balloon_ram_without(uint32_t pages);
+
+/* Add the properties that are read only: "target", "message-stats", ... */
 void virtio_balloon_message_instance_init(Object *obj);
 
 /* Give @proxy, the transport's device, the same properties. */

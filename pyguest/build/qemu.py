@@ -21,10 +21,11 @@ from . import patch
 DEVICE = paths.TREE / "hostctl/qemu"
 HEADER = paths.TREE / "kmod/include/uapi/linux/virtio_balloon_message.h"
 OWN = {
-    DEVICE / "virtio-balloon-message.c": "hw/virtio/virtio-balloon-message.c",
-    DEVICE / "virtio-balloon-message.h": "include/hw/virtio/virtio-balloon-message.h",
     HEADER: "include/standard-headers/linux/virtio_balloon_message.h",
     DEVICE / "lab-devices.mak": "configs/devices/x86_64-softmmu/lab.mak",
+    **{file: f"hw/virtio/{file.name}" for file in DEVICE.glob("*.c")},
+    **{file: f"include/hw/virtio/{file.name}"
+       for pattern in ("*.h", "*.h.inc") for file in DEVICE.glob(pattern)},
 }
 ARGUMENTS = DEVICE / "configure.args"
 BINARY = "qemu-system-x86_64"
@@ -49,7 +50,7 @@ def ensure(target: QemuTarget) -> Qemu:
         return _build_own_tree(Path(own_tree).resolve(), hook)
     version = Archive(target.suite).source_version(target.source)
     base = _tree_key(target, version)
-    key = paths.content_key(base, repr(list(OWN.values())), hook, *OWN)
+    key = paths.content_key(base, repr(sorted(OWN.values())), hook, *sorted(OWN))
 
     def build(into: Path) -> None:
         paths.require_space(paths.cache_root(), NEEDS_BYTES, "QEMU's build")

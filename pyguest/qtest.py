@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A QEMU without a guest: the test is the CPU (qtest), and watches over QMP."""
+"""A QEMU without a guest: a test or a measurement is its CPU (qtest), and watches over QMP."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ class QTest:
         if data:
             self.command("write", address, len(data), "0x" + data.hex())
 
+    def fill(self, address: int, size: int, value: int) -> None:
+        """Set `size` bytes of guest memory to `value`."""
+        self.command("memset", address, size, value)
+
     def read(self, address: int, size: int) -> bytes:
         return bytes.fromhex(self.command("read", address, size)[0].removeprefix("0x"))
 
@@ -78,10 +82,10 @@ class Machine:
 
     RAM = 256 << 20
 
-    def __init__(self, binary: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, binary: Path, arguments: Sequence[str], ram: int = RAM) -> None:
         self._command = [
             str(binary), "-nodefaults", "-display", "none", "-machine", "q35",
-            "-accel", "qtest", "-m", f"{self.RAM}B", *arguments,
+            "-accel", "qtest", "-m", f"{ram}B", *arguments,
         ]  # fmt: skip
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -157,6 +161,10 @@ class Machine:
 
     def qmp(self, command: str, **arguments: object) -> object:
         return self._wait(self._qmp.execute(command, arguments))
+
+    def step(self, seconds: float) -> None:
+        """Let the guest's clock go on, which stands still otherwise; to the nanosecond."""
+        self.qtest.command("clock_step", str(round(seconds * 1e9)))
 
     def wait_for(self, command: str, **wanted: object) -> None:
         """Until the reply to a query holds these members; TimeoutError if it does not."""

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's balloon device in a machine without a guest, and its driver's side."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyguest.qtest import Machine
+from pyguest.virtio import ModernDevice, Part
+
+HEADER = (
+    Path(__file__).parents[2] / "kmod" / "include" / "uapi" / "linux" / "virtio_balloon_message.h"
+)
+NUMBERS = {
+    name: int(value)
+    for name, value in re.findall(r"^#define\s+(\w+)\s+(\d+)", HEADER.read_text(), re.MULTILINE)
+}
+MESSAGE = NUMBERS["VIRTIO_BALLOON_F_MESSAGE_VQ"]
+LOW = NUMBERS["VIRTIO_BALLOON_MSG_PRESSURE"]
+MEDIUM = NUMBERS["VIRTIO_BALLOON_MSG_PRESSURE_MEDIUM"]
+CRITICAL = NUMBERS["VIRTIO_BALLOON_MSG_PRESSURE_CRITICAL"]
+LEVELS = {LOW: "low", MEDIUM: "medium", CRITICAL: "critical"}
+
+# <linux/virtio_balloon.h>
+STATS, HINT, REPORTING = 1, 3, 5
+OPTIONAL = (STATS, HINT, REPORTING, MESSAGE)
+"""Features with a queue, in the order of the queues."""
+CONFIG_ACTUAL = 4
+PAGE = 4096
+
+PER_BUFFER = 16
+"""Messages that the device reads from one buffer."""
+
+EVENT_INTERVAL = 0.1
+"""Seconds between two events of a kind: the rate limit of the monitor."""
+
+SLOT = 4
+PATH = "/machine/peripheral/balloon"
+
+
+@contextmanager
+def machine(
+    binary: Path, offered: Sequence[int] = (MESSAGE,), *, options: str = "", incoming: str = ""
+) -> Iterator[Machine]:
+    """A machine whose balloon offers these queues; statistics are always offered."""
+    names = {HINT: "free-page-hint", REPORTING: "free-page-reporting", MESSAGE: "message-vq"}
+    device = f"virtio-balloon-pci,id=balloon,addr={SLOT},iothread=io{options}"
+    for bit in offered:
+        if bit != STATS:
+            device += f",{names[bit]}=on"
+    arguments = ["-object", "iothread,id=io", "-device", device]
+    if incoming:
+        arguments += ["-incoming", incoming]
+    with Machine(binary, arguments) as qemu:
+        yield qemu
+
+
+def queue_index(feature: int, accepted: Sequence[int]) -> int:
+    """The protocol: inflate, deflate, then the queues that were negotiated."""
+    return 2 + [bit for bit in OPTIONAL if bit in accepted].index(feature)
+
+
+class Driver:
+    """A modern driver that accepts `accepted` and has its message queue set up."""
+
+    def __init__(self, qemu: Machine, accepted: Sequence[int] = (STATS, MESSAGE)) -> None:
+        self.device = ModernDevice(qemu.qtest, SLOT)
+        self.device.negotiate(accepted)
+        self.index = queue_index(MESSAGE, accepted)
+        self.queue = self.device.queue(self.index)
+        self.device.start()
+
+    def send(self, *parts: Part) -> None:
+        """One buffer of these descriptors; returns when the device has used it."""
+        self.queue.add(*parts)
+        self.device.kick(self.index)
+        self.queue.wait()
+
+
+def le32(*messages: int) -> Part:
+    return Part(struct.pack(f"<{len(messages)}I", *messages))
+
+
+def counters(qemu: Machine) -> dict[str, int]:
+    reply = qemu.qmp("qom-get", path=PATH, property="message-stats")
+    assert isinstance(reply, dict)
+    return reply
+
+
+def counted(qemu: Machine) -> dict[str, int]:
+    """The counters that are not zero."""
+    return {name: value for name, value in counters(qemu).items() if value}
+
+
+def levels(qemu: Machine) -> list[str]:
+    """The levels of the events since the last call, those that the rate limit held back as well.
+
+    Of each level the first message is told at once, and the last after the interval.
+    """
+    qemu.step(2 * EVENT_INTERVAL)
+    return [event["level"] for event in qemu.events("BALLOON_PRESSURE")]
