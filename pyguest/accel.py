@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from . import kvm
 
 TB_SIZE_MIB = 32
-"""TCG's translation cache. Its default of 1 GiB would count as the guest's memory."""
+"""TCG's usual translation cache. QEMU's default of 1 GiB would count as the guest's memory."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Accel:
     kind: str
     reason: str
 
-    @property
-    def arguments(self) -> list[str]:
+    def arguments(self, tb_size_mib: int = TB_SIZE_MIB) -> list[str]:
+        """For QEMU's command line; with TCG's translation cache of that size."""
         if self.kind == "kvm":
             return ["-accel", "kvm", "-cpu", "host"]
-        return ["-accel", f"tcg,thread=multi,tb-size={TB_SIZE_MIB}", "-cpu", "max"]
+        return ["-accel", f"tcg,thread=multi,tb-size={tb_size_mib}", "-cpu", "max"]
 
 
 def choose(wanted: str = "auto") -> Accel:

@@ -141,6 +141,7 @@ class Lab:
             memory_mib=guest.memory_mib + flavour.memory_mib,
             cpus=guest.cpus,
             index=self._count % self.MOST_GUESTS,
+            tb_size_mib=flavour.tb_size_mib,
             patience=flavour.patience,
         )
         self._count += 1

@@ -19,7 +19,7 @@ from typing import Any
 from fabric import Connection
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-from .accel import Accel, fall_back
+from .accel import TB_SIZE_MIB, Accel, fall_back
 from .errors import LabError
 from .network import Network
 
@@ -61,6 +61,8 @@ class VmConfig:
     """A command that QEMU is started by, to put it into a cgroup for example."""
     qmp_dir: Path | None = None
     """Where hostctl's QMP socket, NAME.qmp, is put; the run folder when None."""
+    tb_size_mib: int = TB_SIZE_MIB
+    """TCG's translation cache."""
     patience: float = 1.0
     """How many times as long as usual each wait for the guest may take."""
 
@@ -90,7 +92,8 @@ def command(config: VmConfig, run: Path, network: Network) -> list[str]:
     argv = [*network.prefix(), *config.prefix, "setpriv", "--pdeathsig", "KILL", "--"]
     argv += [str(config.qemu), "-name", config.name, "-nodefaults", "-no-user-config",
              "-display", "none", "-no-reboot", "-machine", "q35,usb=off,vmport=off",
-             *config.accel.arguments, "-m", str(config.memory_mib), "-smp", str(config.cpus)]
+             *config.accel.arguments(config.tb_size_mib),
+             "-m", str(config.memory_mib), "-smp", str(config.cpus)]
     for folder in FIRMWARE:
         argv += ["-L", str(folder)]
     argv += ["-kernel", str(config.vmlinux), "-initrd", str(config.initrd),

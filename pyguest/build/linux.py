@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import paths, progress
+from ..accel import TB_SIZE_MIB
 from ..errors import LabError
 from . import patch
 from .kernel import CC, Kernel, kdir_makefile
@@ -36,11 +37,15 @@ class Flavour:
     """How many times as long as usual a guest may take."""
     memory_mib: int = 0
     """What the kernel takes for itself, above what the distribution's does."""
+    tb_size_mib: int = TB_SIZE_MIB
+    """TCG's translation cache."""
 
 
 FLAVOURS: Mapping[str, Flavour] = {
     # KASAN's shadow is an eighth; 124 MiB more are gone of 512 in 6.1.
-    "debug": Flavour(("lab.config", "debug.config"), patience=8.0, memory_mib=160),
+    # Its code does not fit TCG's usual cache and would be translated again and again.
+    "debug": Flavour(("lab.config", "debug.config"), patience=8.0, memory_mib=160,
+                     tb_size_mib=512),
     SERIES: Flavour(("lab.config", "series.config")),
 }
 
