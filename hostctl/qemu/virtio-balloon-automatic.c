@@ -52,7 +52,7 @@
 #include "trace.h"
 
 #define BALLOON_PAGE_SIZE (1ULL << VIRTIO_BALLOON_PFN_SHIFT)
-#define NEVER (-1)
+#define NEVER VIRTIO_BALLOON_NEVER
 
 /* The default floor: a small guest needs more of its RAM than a large one. */
 #define FLOOR_LEAST (128 * MiB)
@@ -231,7 +231,7 @@ static void stop(VirtIOBalloon *s)
     }
 }
 
-void virtio_balloon_automatic_instance_init(VirtIOBalloon *s)
+void virtio_balloon_automatic_forget(VirtIOBalloon *s)
 {
     s->automatic.state = (VirtIOBalloonAutomaticState) {
         .guest_pressure = NEVER,

@@ -21,14 +21,16 @@ typedef struct VirtIOBalloon VirtIOBalloon;
 
 /*
  * What the rule remembers, and what another QEMU that goes on with the guest
- * has to know. Times are nanoseconds of QEMU_CLOCK_VIRTUAL, which stands still
- * with the guest and is migrated; -1: never.
+ * has to know (virtio-balloon-migration.c). Times are nanoseconds of
+ * QEMU_CLOCK_VIRTUAL, which stands still with the guest.
  */
+#define VIRTIO_BALLOON_NEVER INT64_MIN
+
 typedef struct VirtIOBalloonAutomaticState {
     int64_t guest_pressure;
     int64_t host_pressure;
     int64_t changed;
-    /* Of the last change; means nothing while changed is -1. */
+    /* Of the last change; means nothing if there was none. */
     int32_t reason;
     uint64_t host_events;
     uint64_t host_events_skipped;
@@ -51,7 +53,10 @@ extern const PropertyInfo virtio_balloon_prop_automatic;
 extern const PropertyInfo virtio_balloon_prop_pressure_source;
 extern const PropertyInfo virtio_balloon_prop_pressure_level;
 
-void virtio_balloon_automatic_instance_init(VirtIOBalloon *s);
+extern const VMStateDescription vmstate_virtio_balloon_automatic;
+
+/* Nothing has happened yet. */
+void virtio_balloon_automatic_forget(VirtIOBalloon *s);
 
 /* Open the source of host pressure if automatic=on. */
 bool virtio_balloon_automatic_realize(VirtIOBalloon *s, Error **errp);
@@ -74,7 +79,7 @@ void virtio_balloon_automatic_get_state(Object *obj, Visitor *v,
 typedef struct VirtIOBalloonAutomatic {
 } VirtIOBalloonAutomatic;
 
-static inline void virtio_balloon_automatic_instance_init(VirtIOBalloon *s)
+static inline void virtio_balloon_automatic_forget(VirtIOBalloon *s)
 {
 }
 

@@ -339,7 +339,7 @@ void virtio_balloon_message_instance_init(Object *obj)
         object_property_set_description(obj, properties[i].name,
                                         properties[i].description);
     }
-    virtio_balloon_automatic_instance_init(VIRTIO_BALLOON(obj));
+    virtio_balloon_automatic_forget(VIRTIO_BALLOON(obj));
 }
 
 void virtio_balloon_message_add_aliases(Object *proxy, Object *obj)

@@ -78,6 +78,10 @@ void virtio_balloon_message_unrealize(VirtIOBalloon *s);
 void virtio_balloon_message_reset(VirtIOBalloon *s);
 void virtio_balloon_message_set_status(VirtIOBalloon *s, uint8_t status);
 
+/* VMStateDescription::pre_load of the balloon, and what is saved of this. */
+int virtio_balloon_message_pre_load(void *opaque);
+extern const VMStateDescription vmstate_virtio_balloon_message;
+
 /* VirtioDeviceClass::set_features of the balloon. */
 void virtio_balloon_message_set_features(VirtIODevice *vdev,
                                          uint64_t features);
