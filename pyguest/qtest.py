@@ -78,14 +78,19 @@ class QTest:
 
 
 class Machine:
-    """A q35 that executes nothing. Use it as a context manager: the process always ends."""
+    """A q35 that executes nothing. Use it as a context manager: the process always ends.
+
+    With `accel` "tcg" its CPU is halted, and the guest's clock goes on by itself.
+    """
 
     RAM = 256 << 20
 
-    def __init__(self, binary: Path, arguments: Sequence[str], ram: int = RAM) -> None:
+    def __init__(
+        self, binary: Path, arguments: Sequence[str], ram: int = RAM, accel: str = "qtest"
+    ) -> None:
         self._command = [
             str(binary), "-nodefaults", "-display", "none", "-machine", "q35",
-            "-accel", "qtest", "-m", f"{ram}B", *arguments,
+            "-accel", accel, "-m", f"{ram}B", *arguments,
         ]  # fmt: skip
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -123,9 +128,9 @@ class Machine:
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes]:
         libc = ctypes.CDLL(None, use_errno=True)
-        # Nothing runs it, but a PC wants to have one.
+        # A PC wants to have one; if a CPU runs it, it halts.
         firmware = folder / "firmware"
-        firmware.write_bytes(bytes(64 << 10))
+        firmware.write_bytes(b"\xf4" * (64 << 10))
         sockets = ["-qtest", f"unix:{folder}/qtest", "-qmp", f"unix:{folder}/qmp"]
         with self._log.open("wb") as log:
             return subprocess.Popen(
@@ -163,7 +168,10 @@ class Machine:
         return self._wait(self._qmp.execute(command, arguments))
 
     def step(self, seconds: float) -> None:
-        """Let the guest's clock go on, which stands still otherwise; to the nanosecond."""
+        """Let the guest's clock go on, which stands still otherwise; to the nanosecond.
+
+        Not with tcg.
+        """
         self.qtest.command("clock_step", str(round(seconds * 1e9)))
 
     def wait_for(self, command: str, **wanted: object) -> None:

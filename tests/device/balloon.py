@@ -44,18 +44,27 @@ PATH = "/machine/peripheral/balloon"
 
 @contextmanager
 def machine(
-    binary: Path, offered: Sequence[int] = (MESSAGE,), *, options: str = "", incoming: str = ""
+    binary: Path,
+    offered: Sequence[int] = (MESSAGE,),
+    *,
+    options: str = "",
+    incoming: str = "",
+    accel: str = "qtest",
+    more: Sequence[str] = (),
 ) -> Iterator[Machine]:
-    """A machine whose balloon offers these queues; statistics are always offered."""
+    """A machine whose balloon offers these queues; statistics are always offered.
+
+    `options` are the balloon's, `more` are QEMU's.
+    """
     names = {HINT: "free-page-hint", REPORTING: "free-page-reporting", MESSAGE: "message-vq"}
     device = f"virtio-balloon-pci,id=balloon,addr={SLOT},iothread=io{options}"
     for bit in offered:
         if bit != STATS:
             device += f",{names[bit]}=on"
-    arguments = ["-object", "iothread,id=io", "-device", device]
+    arguments = ["-object", "iothread,id=io", "-device", device, *more]
     if incoming:
         arguments += ["-incoming", incoming]
-    with Machine(binary, arguments) as qemu:
+    with Machine(binary, arguments, accel=accel) as qemu:
         yield qemu
 
 
@@ -103,3 +112,12 @@ def levels(qemu: Machine) -> list[str]:
     """
     qemu.step(2 * EVENT_INTERVAL)
     return [event["level"] for event in qemu.events("BALLOON_PRESSURE")]
+
+
+def guest_stats(qemu: Machine) -> dict[str, int]:
+    qemu.qmp("query-status")  # the kick has been handled when this is answered
+    reply = qemu.qmp("qom-get", path=PATH, property="guest-stats")
+    assert isinstance(reply, dict)
+    stats = reply["stats"]
+    assert isinstance(stats, dict)
+    return stats

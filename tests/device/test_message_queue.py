@@ -28,6 +28,7 @@ from balloon import (
     Driver,
     counted,
     counters,
+    guest_stats,
     le32,
     levels,
     machine,
@@ -230,15 +231,6 @@ def test_roles_follow_what_was_negotiated(
 
 def sorted_queues(accepted: Sequence[int]) -> list[int]:
     return [bit for bit in OPTIONAL if bit in accepted]
-
-
-def guest_stats(qemu: Machine) -> dict[str, int]:
-    qemu.qmp("query-status")  # the kick has been handled when this is answered
-    reply = qemu.qmp("qom-get", path=PATH, property="guest-stats")
-    assert isinstance(reply, dict)
-    stats = reply["stats"]
-    assert isinstance(stats, dict)
-    return stats
 
 
 def test_declined_queue_is_deaf(qemu: Machine) -> None:

@@ -17,7 +17,7 @@ import pytest
 from pyguest import lab, targets
 from pyguest.build import qemu
 
-AWARE = ("virtio-balloon.c", "virtio-balloon-message.c")
+AWARE = ("virtio-balloon.c", "virtio-balloon-message.c", "virtio-balloon-migration.c")
 """What has the automatic part in it on Linux."""
 FILES = (*AWARE, "virtio-balloon-discard.c", "virtio-balloon-pci.c")
 LINUX_ONLY = ("virtio-balloon-automatic.c", "virtio-balloon-pressure.c")
