@@ -147,3 +147,13 @@ class Lab:
         self._count += 1
         vm = Vm(replace(config, **changes), self.run_dir / name, self.network)
         return self._stack.enter_context(vm)
+
+    def twin(self, vm: Vm) -> Vm:
+        """Another QEMU for this guest, to which it can be migrated (`Vm.migrating`). Not started.
+
+        The guest must have a disk of its own (`keeps_disk`), which both of them use.
+        """
+        config = replace(vm.config, name=f"{vm.name}-twin", link=self._count % self.MOST_GUESTS,
+                         extra=(*vm.config.extra, "-incoming", "defer"))
+        self._count += 1
+        return self._stack.enter_context(Vm(config, self.run_dir / config.name, self.network))

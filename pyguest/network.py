@@ -35,7 +35,11 @@ MAX_GUESTS = 200
 
 
 class Network(ABC):
-    """What a guest needs of a network. Guests are numbered from 0; a context manager."""
+    """What a guest needs of a network. Guests are numbered from 0; a context manager.
+
+    A guest has the link of its own number; while it migrates there are two QEMUs for it, and the
+    second is on another `link`.
+    """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -52,7 +56,7 @@ class Network(ABC):
         self._stack.close()
 
     @abstractmethod
-    def netdev_args(self, index: int) -> list[str]:
+    def netdev_args(self, index: int, link: int | None = None) -> list[str]:
         """QEMU arguments for the guest's network card."""
 
     def guest_address(self, index: int) -> str:
@@ -68,7 +72,9 @@ class Network(ABC):
         """What `attach` needs to reach the guest from another process."""
 
     @abstractmethod
-    def connect(self, index: int, timeout: float, port: int = 22) -> socket.socket:
+    def connect(
+        self, index: int, timeout: float, port: int = 22, link: int | None = None
+    ) -> socket.socket:
         """Open a TCP connection to the guest, trying again until ``timeout`` seconds are over.
 
         The socket is blocking. Raises LabError when the guest did not answer.
@@ -188,11 +194,12 @@ class LabNetwork(Network):
                 f"{step} cannot be made ({error}): run the doctor, or use the network kind 'user'"
             ) from error
 
-    def netdev_args(self, index: int) -> list[str]:
-        if not 0 <= index < self._guests:
-            raise LabError(f"guest number {index}: this network was made for {self._guests}")
+    def netdev_args(self, index: int, link: int | None = None) -> list[str]:
+        link = index if link is None else link
+        if not 0 <= link < self._guests:
+            raise LabError(f"guest number {link}: this network was made for {self._guests}")
         return [
-            "-netdev", f"tap,id=net0,ifname=tap{index},script=no,downscript=no", *_card(index)
+            "-netdev", f"tap,id=net0,ifname=tap{link},script=no,downscript=no", *_card(index)
         ]  # fmt: skip
 
     def prefix(self) -> list[str]:
@@ -202,7 +209,9 @@ class LabNetwork(Network):
     def handle(self, index: int) -> str:
         return f"tap:{self.name}"
 
-    def connect(self, index: int, timeout: float, port: int = 22) -> socket.socket:
+    def connect(
+        self, index: int, timeout: float, port: int = 22, link: int | None = None
+    ) -> socket.socket:
         address = (_guest_ip(index), port)
         return _retry(
             lambda left: self._inside(lambda: socket.create_connection(address, timeout=left)),
@@ -243,11 +252,12 @@ class UserNetwork(Network):
             self._ports[index] = port
         return self._ports[index]
 
-    def netdev_args(self, index: int) -> list[str]:
+    def netdev_args(self, index: int, link: int | None = None) -> list[str]:
         ip = _guest_ip(index)
+        port = self._port(index if link is None else link)
         # Host, DNS and DHCP stay clear of the guests' addresses.
         net = "net=10.77.0.0/24,host=10.77.0.1,dns=10.77.0.253,dhcpstart=10.77.0.254"
-        forward = f"hostfwd=tcp:127.0.0.1:{self._port(index)}-{ip}:22"
+        forward = f"hostfwd=tcp:127.0.0.1:{port}-{ip}:22"
         return ["-netdev", f"user,id=net0,{net},{forward}", *_card(index)]
 
     def prefix(self) -> list[str]:
@@ -256,10 +266,12 @@ class UserNetwork(Network):
     def handle(self, index: int) -> str:
         return f"user:{self._port(index)}"
 
-    def connect(self, index: int, timeout: float, port: int = 22) -> socket.socket:
+    def connect(
+        self, index: int, timeout: float, port: int = 22, link: int | None = None
+    ) -> socket.socket:
         if port != 22:
             raise LabError(f"port {port}: user networking forwards 22 only; use sudo for taps")
-        address = ("127.0.0.1", self._port(index))
+        address = ("127.0.0.1", self._port(index if link is None else link))
         return _retry(
             lambda left: socket.create_connection(address, timeout=left),
             timeout,

@@ -9,8 +9,8 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,9 @@ from .network import Network
 READY = "lab: ready"
 BOOT_DEADLINE = 120.0
 """Seconds for a boot; the slowest seen under TCG on a busy machine is a third of it."""
+
+MIGRATION_DEADLINE = 60.0
+"""Seconds for what is left of a migration once it has no limits."""
 
 KVM_FIRST_LINE = 15.0
 """Seconds within which a kernel under KVM must have said something."""
@@ -46,13 +49,18 @@ class VmConfig:
     vmlinux: Path
     initrd: Path
     disk: Path
+    """An image; what the guest writes is thrown away, unless `keeps_disk`."""
     ssh_key: Path
     memory_mib: int = 512
     cpus: int = 2
     index: int = 0
     """The guest's number on the lab's network."""
+    link: int | None = None
+    """The network's link that QEMU is on; the one of `index` when None."""
     balloon: str = "virtio-balloon-pci,message-vq=on"
     """The balloon device's options; empty for none."""
+    keeps_disk: bool = False
+    """The guest writes to `disk`, as one must that migrates to another QEMU."""
     append: str = ""
     """More for the kernel's command line."""
     extra: tuple[str, ...] = ()
@@ -98,9 +106,10 @@ def command(config: VmConfig, run: Path, network: Network) -> list[str]:
         argv += ["-L", str(folder)]
     argv += ["-kernel", str(config.vmlinux), "-initrd", str(config.initrd),
              "-append", " ".join(append.split())]
-    argv += ["-drive", f"file={config.disk},format=raw,if=none,id=root,snapshot=on",
+    snapshot = "off" if config.keeps_disk else "on"
+    argv += ["-drive", f"file={config.disk},format=raw,if=none,id=root,snapshot={snapshot}",
              "-device", "virtio-blk-pci,drive=root,romfile="]
-    argv += network.netdev_args(config.index)
+    argv += network.netdev_args(config.index, config.link)
     if config.balloon:
         argv += ["-device", f"{config.balloon},id=balloon"]
     argv += ["-serial", f"file:{run / 'serial.log'}"]
@@ -204,7 +213,7 @@ class Vm:
     def ssh(self) -> Connection:
         """The kept SSH connection."""
         if self._ssh is None:
-            sock = self.network.connect(self.config.index, 30.0)
+            sock = self.network.connect(self.config.index, 30.0, link=self.config.link)
             try:
                 self._ssh = open_ssh(sock, self.config.ssh_key)
             except Exception as error:
@@ -274,6 +283,42 @@ class Vm:
     def set_target(self, size: int) -> None:
         """Ask for a RAM size in bytes."""
         self.command("balloon", value=size)
+
+    @contextmanager
+    def migrating(self, to: "Vm") -> Iterator[None]:
+        """Migrate the guest, live, to a QEMU that waits for it (`Lab.twin`), which runs it then.
+
+        The body runs while it is under way; it is made to come to its end after that. This QEMU
+        stays, stopped, and can be asked over QMP.
+        """
+        uri = f"unix:{to.run_dir / 'migration'}"
+        to._wait_socket()
+        to.command("migrate-incoming", uri=uri)
+        # So slow that it has no end by itself.
+        self.command("migrate-set-parameters", **{"max-bandwidth": 1 << 20})
+        self.command("migrate", uri=uri)
+        yield
+        # No limits: whatever is left is sent with the guest stopped.
+        self.command("migrate-set-parameters", **{"max-bandwidth": 0, "downtime-limit": 2_000_000})
+        self._wait_qmp("query-migrate", "completed")
+        to._wait_qmp("query-status", "running")
+
+    def _wait_socket(self) -> None:
+        """QEMU has just been started, and no guest's word shows that it is there."""
+        end = time.monotonic() + MIGRATION_DEADLINE
+        with socket.socket(socket.AF_UNIX) as probe:
+            # Of the two sockets this is made last, and takes connections one after the other.
+            while probe.connect_ex(str(hostctl_socket(self.config, self.run_dir))):
+                if not self.alive() or time.monotonic() > end:
+                    raise self._failure("QEMU does not answer over QMP")
+                time.sleep(0.05)
+
+    def _wait_qmp(self, query: str, status: str) -> None:
+        end = time.monotonic() + MIGRATION_DEADLINE * self.config.patience
+        while (reply := self.command(query))["status"] != status:
+            if time.monotonic() > end or reply["status"] == "failed":
+                raise self._failure(f"{query} says {reply} and not {status}")
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """End QEMU at once; what the guest wrote is thrown away by design."""

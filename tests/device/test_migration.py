@@ -219,8 +219,8 @@ def test_messages_while_it_is_under_way(qemu_binary: Path, tmp_path: Path) -> No
     address = f"unix:{tmp_path / 'socket'}"
     with machine(qemu_binary) as source, machine(qemu_binary, incoming=address) as dest:
         driver = Driver(source)
-        # More than the second that it gets of a link of 1 MiB a second.
-        source.qtest.fill(64 * MIB, 64 * MIB, 0xAA)
+        # Takes longer than what is done meanwhile.
+        source.qtest.fill(64 * MIB, 16 * MIB, 0xAA)
         source.qmp("migrate-set-parameters", **{"max-bandwidth": MIB})
         source.qmp("migrate", uri=address)
         source.wait_for("query-migrate", status="active")
@@ -400,12 +400,16 @@ def test_with_other_properties_there(
 AGES = ("guest pressure", "host pressure", "change of the target")
 
 
-@pytest.mark.parametrize(("offset", "value", "error"), [
+DAMAGE = [
     *((8 * i, struct.pack(">q", age), f"the age of the last {what} is {age} ns")
       for i, what in enumerate(AGES) for age in (-2, -(1 << 63), (1 << 63) - 1)),
     *((24, struct.pack(">i", reason), f"reason number {reason}") for reason in (-1, 3, 1 << 30)),
     (36, struct.pack(">Q", 9), "9 of 1 host pressure events skipped"),
-])  # fmt: skip
+]  # fmt: skip
+"""Where in the rule's subsection, what stands there, and what is said of it."""
+
+
+@pytest.mark.parametrize(("offset", "value", "error"), DAMAGE, ids=[row[2] for row in DAMAGE])
 def test_a_damaged_stream_is_refused(
     saved: bytes, qemu_binary: Path, tmp_path: Path, offset: int, value: bytes, error: str
 ) -> None:

@@ -126,6 +126,8 @@ def test_qemu_opens_its_tap(lab: network.LabNetwork) -> None:
 def test_guest_beyond_the_number_made_is_refused(lab: network.LabNetwork) -> None:
     with pytest.raises(LabError, match="made for 2"):
         lab.netdev_args(2)
+    with pytest.raises(LabError, match="made for 2"):
+        lab.netdev_args(0, link=2)
 
 
 @needs_qemu

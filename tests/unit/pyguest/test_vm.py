@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a guest is started with, which accelerator is chosen, and where running ones are found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ def test_command_line(tmp_path: Path) -> None:
     assert "lab.name=a" in line and "more=1" in line
     assert f"unix:{tmp_path}/qmp/a.qmp,server=on,wait=off" in argv
     assert hostctl_socket(config(tmp_path), tmp_path) == tmp_path / "qmp/a.qmp"
+
+
+def test_another_link_of_the_same_guest(tmp_path: Path) -> None:
+    user = network.UserNetwork()
+    other = replace(config(tmp_path), link=7, keeps_disk=True)
+    line = " ".join(command(other, tmp_path, user))
+    assert f":{user._port(7)}-10.77.0.2:22" in line
+    assert user._port(7) != user._port(0)
+    assert "mac=52:54:00:ab:00:02" in line
+    assert "snapshot=off" in line
 
 
 def test_no_balloon(tmp_path: Path) -> None:
