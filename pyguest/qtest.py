@@ -128,9 +128,9 @@ class Machine:
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes]:
         libc = ctypes.CDLL(None, use_errno=True)
-        # A PC wants to have one; if a CPU runs it, it halts.
+        # A PC wants to have one. If a CPU runs it, it halts: HLT, JMP back.
         firmware = folder / "firmware"
-        firmware.write_bytes(b"\xf4" * (64 << 10))
+        firmware.write_bytes(bytes((64 << 10) - 16) + b"\xf4\xeb\xfd".ljust(16, b"\0"))
         sockets = ["-qtest", f"unix:{folder}/qtest", "-qmp", f"unix:{folder}/qmp"]
         with self._log.open("wb") as log:
             return subprocess.Popen(

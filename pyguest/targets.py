@@ -2,7 +2,7 @@
 """targets.toml as dataclasses: which kernels, QEMUs, guests and image there are."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,9 @@ from .errors import LabError
 from .paths import TREE
 
 T = TypeVar("T")
+
+ASAN = "-asan"
+"""Ends the name of a QEMU that is built with the address sanitizer."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,13 @@ class Targets:
         return _named(self.path, "kernel", self.kernels, name or self.default_kernel)
 
     def qemu(self, name: str | None = None) -> QemuTarget:
-        """The QEMU of that name, or the default one. LabError when there is none."""
-        return _named(self.path, "QEMU", self.qemus, name or self.default_qemu)
+        """The QEMU of that name, or the default one. LabError when there is none.
+
+        "10.0-asan" is 10.0 with the address sanitizer.
+        """
+        plain = (name or self.default_qemu).removesuffix(ASAN)
+        target = _named(self.path, "QEMU", self.qemus, plain)
+        return replace(target, name=name) if name else target
 
 
 def load(path: Path = TREE / "targets.toml") -> Targets:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from .qtest import DEADLINE, QTest
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
-F_VERSION_1 = 32
+F_INDIRECT_DESC, F_VERSION_1, F_RING_RESET = 28, 32, 40
 
-DESC_NEXT, DESC_WRITE = 1, 2
+USED_NO_NOTIFY = 1
+DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
 
 PCI_COMMAND, PCI_BAR0, PCI_CAPABILITIES = 0x04, 0x10, 0x34
 PCI_IO_MEMORY_MASTER = 0x7
@@ -40,6 +41,19 @@ class Part:
     data: bytes = b""
     writable: int = 0
     address: int | None = None
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An entry of a descriptor table as it is."""
+
+    address: int
+    size: int
+    flags: int = 0
+    next: int = 0
+
+    def __bytes__(self) -> bytes:
+        return struct.pack("<QIHH", self.address, self.size, self.flags, self.next)
 
 
 class Memory:
@@ -78,9 +92,16 @@ class Queue:
             self.qtest.write(address, part.data)
             flags = DESC_WRITE if part.writable else 0
             flags |= DESC_NEXT if i + 1 < len(parts) else 0
-            entry = struct.pack("<QIHH", address, size, flags, head + i + 1)
-            self.qtest.write(self.desc + 16 * (head + i), entry)
+            self.describe(head + i, Descriptor(address, size, flags, head + i + 1))
         self._free += len(parts)
+        self.publish(head)
+
+    def describe(self, index: int, descriptor: Descriptor) -> None:
+        """Write an entry of the descriptor table, whatever it is good for."""
+        self.qtest.write(self.desc + 16 * index, bytes(descriptor))
+
+    def publish(self, head: int) -> None:
+        """Make the buffer that begins at this descriptor available, without a kick."""
         slot = self.avail + 4 + 2 * (self._added % self.size)
         self.qtest.write(slot, struct.pack("<H", head))
         self._added += 1
@@ -88,6 +109,10 @@ class Queue:
 
     def used_count(self) -> int:
         return int.from_bytes(self.qtest.read(self.used + 2, 2), "little")
+
+    def kicks_are_off(self) -> bool:
+        """Does the device ask not to be kicked?"""
+        return bool(int.from_bytes(self.qtest.read(self.used, 2), "little") & USED_NO_NOTIFY)
 
     def wait(self) -> None:
         """Until the device has used all buffers; TimeoutError if it does not."""
@@ -190,6 +215,11 @@ class ModernDevice:
             self.qtest.store(self._common + offset + 4, 0, 4)
         self.qtest.store(self._common + 28, 1, 2)
         return queue
+
+    def reset_queue(self, index: int) -> None:
+        """Take the queue from the device; needs F_RING_RESET."""
+        self.qtest.store(self._common + 22, index, 2)
+        self.qtest.store(self._common + 58, 1, 2)
 
     def kick(self, index: int) -> None:
         self.qtest.store(self._notify + self._notify_step * index, index, 2)

@@ -38,7 +38,7 @@
 
 /* Drivers send 256 frames in a buffer (Linux, FreeBSD) or 1024 (Windows). */
 #define BATCH 1024
-#define MAX_FRAMES_PER_BUFFER (64 * BATCH)
+#define MAX_FRAMES_PER_BUFFER (VIRTIO_BALLOON_MAX_LIST / sizeof(uint32_t))
 
 /* Numbers of frames; the last one belongs to it, so that none overflows. */
 typedef struct Run {
@@ -99,12 +99,12 @@ static void ram_run(Work *work, hwaddr start, size_t size)
     ram_addr_t rb_offset;
     RAMBlock *rb;
 
-    trace_virtio_balloon_discard_run(memory_region_name(mr), start, size,
-                                     work->inflate);
     /* Not asked once for all: an incoming postcopy begins at any time. */
     if (virtio_balloon_inhibited()) {
         return;
     }
+    trace_virtio_balloon_discard_run(memory_region_name(mr), start, size,
+                                     work->inflate);
 
     if (!work->inflate) {
         if (qemu_madvise(addr, size, QEMU_MADV_WILLNEED)) {

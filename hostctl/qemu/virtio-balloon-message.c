@@ -29,9 +29,17 @@
  * any time, also more than once.
  *
  * Locking: all of this runs in the main loop or in a vCPU's exit, with the BQL
- * held. The free page hint is the one queue that is served in an iothread; it
- * reads its queue's pointer under free_page_lock, so that is taken to change
- * the roles.
+ * held. The free page hint is the one queue that is served in an iothread. It
+ * takes free_page_lock for each buffer and, where a descriptor or a ring lies
+ * outside of RAM, waits for the BQL with that lock held. So the lock must not
+ * be taken here, where a guest decides when. The iothread reads the pointer to
+ * its queue once for each buffer; a driver that changes the roles while its
+ * hint is worked on may find that one buffer used in the wrong queue, just as
+ * one that resets a queue in use.
+ *
+ * A flood of messages must not cost the host more than a small part of a CPU:
+ * in each period a fixed number of buffers is read, the first of them at once.
+ * Then kicks are off, and the rest waits in the ring for the next period.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -55,7 +63,8 @@
  * level in a buffer, and has one buffer in flight.
  */
 #define MAX_MESSAGES_PER_BUFFER 16
-#define MAX_BUFFERS_PER_RUN 32
+#define MAX_BUFFERS_PER_PERIOD 16
+#define PERIOD_NS (100 * SCALE_MS)
 
 static bool message_queue_offered(const VirtIOBalloon *s)
 {
@@ -128,26 +137,37 @@ static void message_buffer_received(VirtIOBalloon *s,
     }
 }
 
-static void message_queue_run(VirtIODevice *vdev, VirtQueue *vq)
+static void message_queue_run(VirtIOBalloon *s)
 {
-    VirtIOBalloon *s = VIRTIO_BALLOON(vdev);
+    VirtIOBalloonMessage *m = &s->message;
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     VirtQueueElement *elem;
-    int done = 0;
+    bool any = false;
 
-    while (done < MAX_BUFFERS_PER_RUN &&
-           (elem = virtqueue_pop(vq, sizeof(VirtQueueElement)))) {
+    /* A snapshot that was loaded sets the clock back. */
+    if (now < m->period_start || now - m->period_start >= PERIOD_NS) {
+        m->period_start = now;
+        m->buffers = 0;
+        if (!virtio_queue_get_notification(m->vq)) {
+            virtio_queue_set_notification(m->vq, 1);
+        }
+    }
+
+    while (m->buffers < MAX_BUFFERS_PER_PERIOD &&
+           (elem = virtqueue_pop(m->vq, sizeof(VirtQueueElement)))) {
         message_buffer_received(s, elem);
-        virtqueue_push(vq, elem, 0);
+        virtqueue_push(m->vq, elem, 0);
         g_free(elem);
-        done++;
+        m->buffers++;
+        any = true;
     }
 
-    if (done) {
-        virtio_notify(vdev, vq);
+    if (any) {
+        virtio_notify(VIRTIO_DEVICE(s), m->vq);
     }
-    if (done == MAX_BUFFERS_PER_RUN) {
-        /* Let others run before the rest, if there is any. */
-        qemu_bh_schedule(s->message.bh);
+    if (m->buffers == MAX_BUFFERS_PER_PERIOD) {
+        virtio_queue_set_notification(m->vq, 0);
+        timer_mod(m->timer, m->period_start + PERIOD_NS);
     }
 }
 
@@ -159,8 +179,24 @@ static void message_queue_bh(void *opaque)
     /* A stopped machine's memory must not change; set_status comes back. */
     if (vdev->vm_running &&
         virtio_vdev_has_feature(vdev, VIRTIO_BALLOON_F_MESSAGE_VQ)) {
-        message_queue_run(vdev, s->message.vq);
+        message_queue_run(s);
     }
+}
+
+/*
+ * The queue is read in the BH alone: it is guarded against a buffer that lies
+ * in the device's own registers, which a kick by eventfd and a timer are not.
+ */
+static void message_queue_kicked(VirtIODevice *vdev, VirtQueue *vq)
+{
+    qemu_bh_schedule(VIRTIO_BALLOON(vdev)->message.bh);
+}
+
+static void next_period(void *opaque)
+{
+    VirtIOBalloon *s = opaque;
+
+    qemu_bh_schedule(s->message.bh);
 }
 
 static void optional_queue_run(VirtIODevice *vdev, VirtQueue *vq)
@@ -190,7 +226,7 @@ static int assign_queues(VirtIOBalloon *s, int index, uint64_t features,
 
         if (virtio_has_feature(features, role->feature) == negotiated) {
             trace_virtio_balloon_queue_role(role->feature, index, negotiated);
-            *role->vq = virtio_get_queue(vdev, index++);
+            qatomic_set(role->vq, virtio_get_queue(vdev, index++));
         }
     }
     return index;
@@ -199,6 +235,7 @@ static int assign_queues(VirtIOBalloon *s, int index, uint64_t features,
 void virtio_balloon_message_set_features(VirtIODevice *vdev, uint64_t features)
 {
     VirtIOBalloon *s = VIRTIO_BALLOON(vdev);
+    VirtQueue *old_message_vq = s->message.vq;
     VirtQueue *old_svq = s->svq;
     int index;
 
@@ -206,17 +243,21 @@ void virtio_balloon_message_set_features(VirtIODevice *vdev, uint64_t features)
         return;
     }
 
-    qemu_mutex_lock(&s->free_page_lock);
     index = assign_queues(s, FIRST_OPTIONAL_QUEUE, features, true);
     assign_queues(s, index, features, false);
     if (!virtio_has_feature(features, VIRTIO_BALLOON_F_FREE_PAGE_HINT)) {
         /* Nobody is left who could end a hinting that is under way. */
-        s->free_page_hint_status = FREE_PAGE_HINT_S_STOP;
+        qatomic_set(&s->free_page_hint_status, FREE_PAGE_HINT_S_STOP);
     }
-    qemu_mutex_unlock(&s->free_page_lock);
 
-    /* A legacy driver can change its mind with a statistics buffer held. */
-    if (s->stats_vq_elem && s->svq != old_svq) {
+    /* A legacy driver can change its mind at any time: with kicks off... */
+    if (s->message.vq != old_message_vq) {
+        virtio_queue_set_notification(old_message_vq, 1);
+    }
+    /* ... and with a statistics buffer held. */
+    if (s->stats_vq_elem &&
+        (s->svq != old_svq ||
+         !virtio_has_feature(features, VIRTIO_BALLOON_F_STATS_VQ))) {
         virtqueue_unpop(old_svq, s->stats_vq_elem, 0);
         g_free(s->stats_vq_elem);
         s->stats_vq_elem = NULL;
@@ -251,8 +292,9 @@ void virtio_balloon_message_realize(VirtIOBalloon *s)
     }
     virtio_balloon_message_add_queue(s, &s->message.vq, MESSAGE_QUEUE_SIZE,
                                      VIRTIO_BALLOON_F_MESSAGE_VQ,
-                                     message_queue_run);
+                                     message_queue_kicked);
     s->message.bh = virtio_bh_new_guarded(DEVICE(s), message_queue_bh, s);
+    s->message.timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, next_period, s);
 }
 
 void virtio_balloon_message_unrealize(VirtIOBalloon *s)
@@ -260,6 +302,8 @@ void virtio_balloon_message_unrealize(VirtIOBalloon *s)
     if (!message_queue_offered(s)) {
         return;
     }
+    timer_free(s->message.timer);
+    s->message.timer = NULL;
     qemu_bh_delete(s->message.bh);
     s->message.bh = NULL;
     virtio_delete_queue(s->message.vq);
@@ -270,8 +314,10 @@ void virtio_balloon_message_unrealize(VirtIOBalloon *s)
 void virtio_balloon_message_reset(VirtIOBalloon *s)
 {
     if (s->message.bh) {
+        timer_del(s->message.timer);
         qemu_bh_cancel(s->message.bh);
     }
+    /* The period goes on: a reset is no way to more buffers. */
     s->message.stats = (VirtIOBalloonMessageStats) {};
 }
 

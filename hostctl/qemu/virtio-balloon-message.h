@@ -43,6 +43,11 @@ typedef struct VirtIOBalloonMessageStats {
 typedef struct VirtIOBalloonMessage {
     VirtQueue *vq;
     QEMUBH *bh;
+    /* Runs while the buffers of a period are used up. */
+    QEMUTimer *timer;
+    /* When the current period began, and the buffers that were read in it. */
+    int64_t period_start;
+    unsigned int buffers;
     VirtIOBalloonRole roles[VIRTIO_BALLOON_OPTIONAL_QUEUES];
     unsigned int nr_roles;
     VirtIOBalloonMessageStats stats;

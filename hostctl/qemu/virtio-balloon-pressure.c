@@ -162,11 +162,11 @@ static bool psi_open(VirtIOBalloonPressure *p, const char *file,
     return true;
 }
 
-static bool group_has(const char *path, const char *file)
+static bool group_allows(const char *path, const char *file, int mode)
 {
     g_autofree char *name = g_build_filename(path, file, NULL);
 
-    return access(name, F_OK) == 0;
+    return access(name, mode) == 0;
 }
 
 VirtIOBalloonPressure *
@@ -191,16 +191,16 @@ virtio_balloon_pressure_open(const VirtIOBalloonPressureConf *conf,
     }
 
     if (source == BALLOON_PRESSURE_SOURCE_AUTO) {
-        if (group_has(group, V1_LEVEL_FILE) &&
-            group_has(group, V1_CONTROL_FILE)) {
+        if (group_allows(group, V1_LEVEL_FILE, R_OK) &&
+            group_allows(group, V1_CONTROL_FILE, W_OK)) {
             source = BALLOON_PRESSURE_SOURCE_VMPRESSURE;
-        } else if (access(psi, F_OK) == 0) {
+        } else if (access(psi, R_OK | W_OK) == 0) {
             source = BALLOON_PRESSURE_SOURCE_PSI;
         } else {
-            error_setg(errp, "no host memory pressure source: there is neither "
-                       "'%s/" V1_LEVEL_FILE "' (cgroup v1) nor '%s' (PSI); "
-                       "set memcg-path to a memory cgroup, or boot the host "
-                       "with psi=1", group, psi);
+            error_setg(errp, "no host memory pressure source: QEMU may use "
+                       "neither '%s/" V1_LEVEL_FILE "' (cgroup v1) nor '%s' (PSI); "
+                       "set memcg-path to a memory cgroup that QEMU may write "
+                       "to, or boot the host with psi=1", group, psi);
             return NULL;
         }
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import paths, progress
 from ..debian import Archive
 from ..errors import LabError
-from ..targets import QemuTarget
+from ..targets import ASAN, QemuTarget
 from . import patch
 
 DEVICE = paths.TREE / "hostctl/qemu"
@@ -132,10 +132,11 @@ def _compile(source: Path, build: Path, name: str) -> Path:
     scripts = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
     build.mkdir(exist_ok=True)
+    sanitizer = ["--enable-asan"] if name.endswith(ASAN) else []
     if not (build / "build.ninja").exists():
         with progress.step(f"configure QEMU {name}") as step:
             progress.run([source / "configure", f"--python={sys.executable}",
-                          *configure_arguments()], log, step, cwd=build, env=env)
+                          *configure_arguments(), *sanitizer], log, step, cwd=build, env=env)
     with progress.step(f"compile QEMU {name}") as step:
         progress.run(["ninja", BINARY], log, step, how_far=r"\[\d+/\d+\]", cwd=build, env=env)
     return build / BINARY
