@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qemu.qmp import QMPError
 
-from . import check, checkpatch, doctor, lab, paths, running, series, series_check, targets
+from . import check, checkpatch, doctor, fuzz, lab, paths, running, series, series_check, targets
 from .bench import boot as bench_boot
 from .bench import discard as bench_discard
 from .bench import driver as bench_driver
@@ -148,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
                       help="boot a guest and record the frames that are measured with")
     door.set_defaults(run=_bench_discard)
 
+    door = doors.add_parser("fuzz-device", help="drivers by chance for the device")
+    door.add_argument("--minutes", type=float, default=1.0, help="how long (1)")
+    door.add_argument("--first", type=int, default=0, metavar="SEED", help="first input (0)")
+    door.add_argument("--inputs", type=_positive, metavar="N",
+                      help="so many inputs, however long it takes")
+    door.set_defaults(run=_fuzz_device)
+
     door = doors.add_parser("check", help="the driver before gcc W=1, sparse, kernel-doc and "
                                           "checkpatch, as a table")
     door.add_argument("kernel", nargs="*", help="kernels of targets.toml (all)")
@@ -229,6 +236,11 @@ def _bench_discard(args: argparse.Namespace) -> int:
     if args.record:
         return bench_discard.record()
     return bench_discard.main(args.rounds, args.other)
+
+
+def _fuzz_device(args: argparse.Namespace) -> int:
+    binary = qemu.ensure(targets.load().qemu(lab.chosen("QEMU"))).binary
+    return fuzz.main(binary, args.minutes, args.first, args.inputs)
 
 
 def _check(args: argparse.Namespace) -> int:

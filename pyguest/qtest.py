@@ -32,6 +32,9 @@ class QTest:
         connection.settimeout(DEADLINE)
         self._socket = connection
         self._lines = connection.makefile("r", encoding="ascii")
+        self.lazy = False
+        """Do not wait for the answers of stores: fast, but nothing is done before `sync`."""
+        self._unanswered = 0
 
     def close(self) -> None:
         self._lines.close()
@@ -39,8 +42,22 @@ class QTest:
 
     def command(self, *words: str | int) -> list[str]:
         """Send a command; return the words after OK."""
+        line = self._send(words)
+        for _ in range(self._unanswered):
+            self._answer("an earlier store")
+        self._unanswered = 0
+        return self._answer(line)
+
+    def sync(self) -> None:
+        """Until all that was sent is done."""
+        self.command("clock_step", "1")
+
+    def _send(self, words: Sequence[str | int]) -> str:
         line = " ".join(w if isinstance(w, str) else hex(w) for w in words)
         self._socket.sendall(line.encode("ascii") + b"\n")
+        return line
+
+    def _answer(self, line: str) -> list[str]:
         while True:
             answer = self._lines.readline().split()
             if not answer:
@@ -59,7 +76,12 @@ class QTest:
 
     def store(self, address: int, value: int, size: int) -> None:
         """One access of `size` bytes, as a CPU makes to a device's register."""
-        self.command("write" + "?bw?l???q"[size], address, value)
+        words = ("write" + "?bw?l???q"[size], address, value)
+        if self.lazy:
+            self._send(words)
+            self._unanswered += 1
+        else:
+            self.command(*words)
 
     def load(self, address: int, size: int) -> int:
         return int(self.command("read" + "?bw?l???q"[size], address)[0], 16)

@@ -114,12 +114,16 @@ class Queue:
         """Does the device ask not to be kicked?"""
         return bool(int.from_bytes(self.qtest.read(self.used, 2), "little") & USED_NO_NOTIFY)
 
+    def wait_for(self, count: int) -> None:
+        """Until the device has used `count` buffers since the ring was set up."""
+        end = time.monotonic() + DEADLINE
+        while self.used_count() != count & 0xFFFF:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.used_count()} of {count} buffers used")
+
     def wait(self) -> None:
         """Until the device has used all buffers; TimeoutError if it does not."""
-        end = time.monotonic() + DEADLINE
-        while self.used_count() != self._added & 0xFFFF:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self.used_count()} of {self._added} buffers used")
+        self.wait_for(self._added)
         self._free = 0  # all descriptors are the driver's again
 
 
@@ -196,9 +200,7 @@ class ModernDevice:
         self.reset()
         self.status = ACKNOWLEDGE | DRIVER
         accepted = sum(1 << bit for bit in {*features, F_VERSION_1})
-        for half in (0, 1):
-            self.qtest.store(self._common + 8, half, 4)
-            self.qtest.store(self._common + 12, accepted >> 32 * half & 0xFFFFFFFF, 4)
+        self.write_features(accepted)
         self.status = ACKNOWLEDGE | DRIVER | FEATURES_OK
         if not self.status & FEATURES_OK:
             raise RuntimeError(f"the device refuses the features {accepted:#x}")
@@ -206,15 +208,33 @@ class ModernDevice:
     def start(self) -> None:
         self.status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
 
-    def queue(self, index: int) -> Queue:
-        """Set up the queue at this index, of the size that the device has there."""
+    def queue(self, index: int, rings: tuple[int, int, int] | None = None) -> Queue:
+        """Set up the queue at this index, of the size that the device has there.
+
+        The device is told that it is at `rings` (table, available, used), or where it is.
+        """
         self.qtest.store(self._common + 22, index, 2)
         queue = Queue(self.qtest, self._memory, self.qtest.load(self._common + 24, 2))
-        for offset, address in ((32, queue.desc), (40, queue.avail), (48, queue.used)):
-            self.qtest.store(self._common + offset, address, 4)
-            self.qtest.store(self._common + offset + 4, 0, 4)
-        self.qtest.store(self._common + 28, 1, 2)
+        self.place_rings(index, rings or (queue.desc, queue.avail, queue.used))
         return queue
+
+    def place_rings(self, index: int, rings: tuple[int, int, int]) -> None:
+        """Tell the device where table, available and used ring are, and enable the queue."""
+        self.qtest.store(self._common + 22, index, 2)
+        for offset, address in zip((32, 40, 48), rings, strict=True):
+            self.qtest.store(self._common + offset, address & 0xFFFFFFFF, 4)
+            self.qtest.store(self._common + offset + 4, address >> 32, 4)
+        self.qtest.store(self._common + 28, 1, 2)
+
+    def set_queue_size(self, index: int, size: int) -> None:
+        self.qtest.store(self._common + 22, index, 2)
+        self.qtest.store(self._common + 24, size, 2)
+
+    def write_features(self, bits: int) -> None:
+        """The driver's features, whatever the state of the negotiation."""
+        for half in (0, 1):
+            self.qtest.store(self._common + 8, half, 4)
+            self.qtest.store(self._common + 12, bits >> 32 * half & 0xFFFFFFFF, 4)
 
     def reset_queue(self, index: int) -> None:
         """Take the queue from the device; needs F_RING_RESET."""

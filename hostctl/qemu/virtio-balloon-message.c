@@ -63,7 +63,7 @@
  * level in a buffer, and has one buffer in flight.
  */
 #define MAX_MESSAGES_PER_BUFFER 16
-#define MAX_BUFFERS_PER_PERIOD 16
+#define MAX_BUFFERS_PER_PERIOD 8
 #define PERIOD_NS (100 * SCALE_MS)
 
 static bool message_queue_offered(const VirtIOBalloon *s)

@@ -18,9 +18,9 @@
 
 /*
  * A full ring of what Linux sends, 128 buffers of 256 page frames, is one turn.
- * The most is 128 Ki frames and those of the last buffer.
+ * The most is 40 Ki frames and those of the last buffer.
  */
-#define MAX_WORK (512 * 1024)
+#define MAX_WORK (160 * 1024)
 
 static void again(VirtIOBalloon *s, VirtQueue *vq)
 {

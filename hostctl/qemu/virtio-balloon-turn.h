@@ -18,7 +18,7 @@ typedef struct VirtIOBalloonTurns {
 } VirtIOBalloonTurns;
 
 /* What a buffer counts for beside its bytes. */
-#define VIRTIO_BALLOON_TURN_BUFFER 2048
+#define VIRTIO_BALLOON_TURN_BUFFER 256
 
 /* The list of page frames that is read from one buffer, in bytes. */
 #define VIRTIO_BALLOON_MAX_LIST (256 * 1024)

@@ -35,6 +35,9 @@ PAGE = 4096
 PER_BUFFER = 16
 """Messages that the device reads from one buffer."""
 
+PER_PERIOD, PERIOD = 8, 0.1
+"""Buffers of messages that the device reads in so many seconds of the guest's clock."""
+
 EVENT_INTERVAL = 0.1
 """Seconds between two events of a kind: the rate limit of the monitor."""
 
@@ -50,11 +53,12 @@ def machine(
     options: str = "",
     incoming: str = "",
     accel: str = "qtest",
+    ram: Path | None = None,
     more: Sequence[str] = (),
 ) -> Iterator[Machine]:
     """A machine whose balloon offers these queues; statistics are always offered.
 
-    `options` are the balloon's, `more` are QEMU's.
+    `options` are the balloon's, `more` are QEMU's. Memory is the file `ram`, or QEMU's own.
     """
     names = {HINT: "free-page-hint", REPORTING: "free-page-reporting", MESSAGE: "message-vq"}
     device = f"virtio-balloon-pci,id=balloon,addr={SLOT},iothread=io{options}"
@@ -64,6 +68,10 @@ def machine(
     arguments = ["-object", "iothread,id=io", "-device", device, *more]
     if incoming:
         arguments += ["-incoming", incoming]
+    if ram:
+        size = Machine.RAM
+        arguments += ["-machine", "memory-backend=ram", "-object",
+                      f"memory-backend-file,id=ram,share=on,size={size},mem-path={ram}"]
     with Machine(binary, arguments, accel=accel) as qemu:
         yield qemu
 
