@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from subprocess import SubprocessError
+
+from qemu.qmp import QMPError
 
 from . import paths
 from .errors import LabError
@@ -24,6 +27,9 @@ from .qtest import Machine
 from .virtio import (
     ACKNOWLEDGE,
     BAR_ADDRESS,
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
     DRIVER,
     DRIVER_OK,
     F_INDIRECT_DESC,
@@ -44,15 +50,14 @@ PERIOD_NS = 100_000_000
 QUEUES = 5
 QUEUE_ROOM = 64 << 10
 TABLES = RINGS + QUEUES * QUEUE_ROOM
-TABLES_ROOM = 64 << 10
-DATA = TABLES + TABLES_ROOM
-DATA_ROOM = 256 << 10
+DATA = TABLES + (64 << 10)
 PLACES = (BAR_ADDRESS, BAR_ADDRESS + 0x1000, 0xFEC00000, 0xF0000000, 0, 0xA0000,
           0xFFFFFFFFFFFFF000)
-SIZES = (0, 1, 2, 3, 4, 5, 8, 64, 68, 4096, 65536, 0x7FFFFFFF, 0xFFFFFFFF)
 
-PER_MACHINE = 20_000
-"""Inputs before a new QEMU: what an end of it would tell, like a leak, is told at times."""
+PER_MACHINE = 60.0
+"""Seconds before a new QEMU: its end tells, as far as it is built for that, of leaks."""
+ANSWER = 60.0
+"""Seconds for an answer; the sanitizer is slow."""
 REMEMBERED = 50
 """A failure may have begun in an earlier input: so many are written down."""
 
@@ -69,7 +74,7 @@ def target(binary: Path) -> Iterator[tuple[Machine, mmap.mmap]]:
                        "message-vq=on,free-page-reporting=on",
         ]  # fmt: skip
         with (
-            Machine(binary, arguments) as machine,
+            Machine(binary, arguments, deadline=ANSWER) as machine,
             ram.open("r+b") as file,
             mmap.mmap(file.fileno(), 0) as memory,
         ):
@@ -82,6 +87,8 @@ class Input:
 
     def __init__(self, device: ModernDevice, memory: mmap.mmap, seed: int) -> None:
         self._device, self._memory, self._random = device, memory, Random(seed)
+        # Were all of them wild, the device would break at the first thing that it looks at.
+        self._wildness = self._random.choice((0, 0.003, 0.03, 0.3))
 
     def run(self) -> None:
         """Play it; returns when QEMU has answered."""
@@ -122,51 +129,57 @@ class Input:
         else:
             device.write_features(chance.getrandbits(64))
 
-    def _descriptor(self, entries: int) -> bytes:
+    def _descriptor(self, index: int) -> bytes:
+        """Entry `index` of a table: sound, but for what is wild of it."""
         chance = self._random
-        where = chance.random()
-        if where < 0.5:
-            address = DATA + chance.randrange(DATA_ROOM)
-        elif where < 0.8:
-            address = TABLES + 16 * chance.randrange(TABLES_ROOM // 16)
-        elif where < 0.9:
-            address = RINGS + chance.randrange(QUEUES * QUEUE_ROOM)
+        flags = chance.choice((0, 0, 0, 0, DESC_NEXT, DESC_NEXT, DESC_WRITE, DESC_INDIRECT))
+        following = index + 1
+        if flags == DESC_INDIRECT:
+            address = TABLES + 16 * chance.randrange(64)
+            size = 16 * chance.randint(1, 16)
         else:
+            address = DATA + 4 * chance.randrange(64)
+            size = chance.choice((1, 2, 3, 4, 4, 4, 8, 12, 64, 68, 256))
+        if self._is_wild():
             address = chance.choice(PLACES) + chance.randrange(8)
-        size = chance.choice(SIZES) if chance.random() < 0.5 else 16 * chance.randint(1, 64)
-        flags = chance.choice((0, 0, 0, 1, 1, 2, 3, 4, 4, 5, chance.getrandbits(16)))
-        following = chance.randrange(entries) if chance.random() < 0.9 else chance.getrandbits(16)
+        if self._is_wild():
+            size = chance.choice((0, 15, 4096, 65536, 0x7FFFFFFF, 0xFFFFFFFF))
+        if self._is_wild():
+            flags = chance.choice((3, 5, 6, 7, chance.getrandbits(16)))
+        if self._is_wild():
+            following = chance.choice((0, index, chance.getrandbits(16)))
         return bytes(Descriptor(address, size, flags, following))
+
+    def _is_wild(self) -> bool:
+        return self._random.random() < self._wildness
 
     def _fill_data(self) -> None:
         chance = self._random
-        words = [chance.choice((0, 1, 2, 3, 4, chance.getrandbits(32))) for _ in range(64)]
-        start = DATA + 4 * chance.randrange(1024)
-        self._memory[start : start + 256] = struct.pack("<64I", *words)
-        table = b"".join(self._descriptor(16) for _ in range(16))
+        words = [chance.choice((0, 1, 2, 3, 1, 2, 3, 4, chance.getrandbits(32)))
+                 for _ in range(128)]
+        self._memory[DATA : DATA + 512] = struct.pack("<128I", *words)
+        table = b"".join(self._descriptor(i) for i in range(32))
         start = TABLES + 16 * chance.randrange(64)
         self._memory[start : start + len(table)] = table
 
     def _set_up(self, index: int) -> None:
         base = RINGS + index * QUEUE_ROOM
         rings = [base, base + 0x4000, base + 0x8000]
-        if self._random.random() < 0.05:
+        if self._is_wild():
             rings[self._random.randrange(3)] = self._random.choice(PLACES)
-        self._memory[base : base + 512] = b"".join(self._descriptor(32) for _ in range(32))
-        self._memory[base + 0x4000 : base + 0x4002] = bytes(2)
-        self._memory[base + 0x4002 : base + 0x4004] = bytes(2)
+        self._memory[base : base + 512] = b"".join(self._descriptor(i) for i in range(32))
+        self._memory[base + 0x4000 : base + 0x4004] = bytes(4)
         self._make_available(index)
         self._device.place_rings(index, (rings[0], rings[1], rings[2]))
 
     def _make_available(self, index: int) -> None:
         chance = self._random
         avail = RINGS + index * QUEUE_ROOM + 0x4000
-        heads = [chance.randrange(32) if chance.random() < 0.97 else chance.getrandbits(16)
-                 for _ in range(32)]
+        heads = [chance.getrandbits(16) if self._is_wild() else chance.randrange(32)
+                 for _ in range(128)]
         (before,) = struct.unpack_from("<H", self._memory, avail + 2)
-        after = (before + chance.randint(1, 16) if chance.random() < 0.95
-                 else chance.getrandbits(16))
-        struct.pack_into("<HH32H", self._memory, avail, 0, after & 0xFFFF, *heads)
+        after = chance.getrandbits(16) if self._is_wild() else before + chance.randint(1, 16)
+        struct.pack_into("<HH128H", self._memory, avail, 0, after & 0xFFFF, *heads)
 
 
 def inputs(binary: Path, first: int, count: int, until: float) -> int:
@@ -185,27 +198,27 @@ def inputs(binary: Path, first: int, count: int, until: float) -> int:
                 Input(device, memory, seed).run()
                 if seed % 100 == 0:
                     machine.qmp("query-status")
-            machine.qmp("query-status")
-        except (RuntimeError, OSError, EOFError) as error:
+            machine.qmp("quit")
+            # With the sanitizer it is not 0 after a leak.
+            if machine.process.wait(ANSWER):
+                raise RuntimeError(f"QEMU ended with status {machine.process.returncode}")
+        except (RuntimeError, OSError, EOFError, SubprocessError, QMPError) as error:
             time.sleep(1)  # a report of the sanitizer takes its time
             kept = paths.state_dir("fuzz-device") / f"failed-{last[-1]}.txt"
             kept.write_text(f"{error}\nseeds, the last is the one: {list(last)}\n{machine.log()}")
             raise LabError(f"input {last[-1]}: {error}: see {kept}, and play it again with "
                            f"--first {last[0]} --inputs {len(last)}") from error
-    return len(last) if len(last) < REMEMBERED else last[-1] - first + 1
+    return last[-1] - first + 1 if last else 0
 
 
 def main(binary: Path, minutes: float, first: int, count: int | None) -> int:
-    """Play inputs for so long, or `count` of them; print how far it is every ten seconds."""
-    begun = told = time.monotonic()
+    """Play inputs for so long, or `count` of them; print how far it is at times."""
+    begun = time.monotonic()
     until = begun + 60 * minutes if count is None else float("inf")
     seed, end = first, first + count if count is not None else 1 << 62
-    while seed < end and time.monotonic() < until:
-        # Small shares, to tell how far it is; a machine lasts for several of them.
-        seed += inputs(binary, seed, min(PER_MACHINE, end - seed), until)
-        if time.monotonic() - told > 10 or seed == end:
-            told = time.monotonic()
-            rate = (seed - first) / (told - begun)
-            print(f"{seed - first} inputs, {rate:.0f} a second, next is {seed}", flush=True)
-    print(f"{seed - first} inputs in {time.monotonic() - begun:.0f} s, none failed")
+    while seed < end and (now := time.monotonic()) < until:
+        seed += inputs(binary, seed, end - seed, min(until, now + PER_MACHINE))
+        took = time.monotonic() - begun
+        print(f"{took:.0f} s: {seed - first} inputs from {first} on, none failed, "
+              f"{(seed - first) / took:.0f} a second", flush=True)
     return 0

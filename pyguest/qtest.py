@@ -25,11 +25,19 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 T = TypeVar("T")
 
 
+class RefusedError(RuntimeError):
+    """QEMU ended before it could be talked to: its exit status, and what it wrote."""
+
+    def __init__(self, command: str, status: int | None, log: str) -> None:
+        super().__init__(f"{command}: {log}")
+        self.status, self.log = status, log
+
+
 class QTest:
     """The qtest protocol: one command a line, one answer each. Raises RuntimeError on FAIL."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(DEADLINE)
+    def __init__(self, connection: socket.socket, deadline: float = DEADLINE) -> None:
+        connection.settimeout(deadline)
         self._socket = connection
         self._lines = connection.makefile("r", encoding="ascii")
         self.lazy = False
@@ -108,8 +116,10 @@ class Machine:
     RAM = 256 << 20
 
     def __init__(
-        self, binary: Path, arguments: Sequence[str], ram: int = RAM, accel: str = "qtest"
+        self, binary: Path, arguments: Sequence[str], ram: int = RAM, accel: str = "qtest",
+        deadline: float = DEADLINE,
     ) -> None:
+        self._deadline = deadline
         self._command = [
             str(binary), "-nodefaults", "-display", "none", "-machine", "q35",
             "-accel", accel, "-m", f"{ram}B", *arguments,
@@ -135,12 +145,12 @@ class Machine:
             self._log = folder / "stderr"
             self.process = stack.enter_context(self._start(folder))
             stack.callback(self.process.kill)
-            self.qtest = QTest(self._accept(servers[0], folder))
+            self.qtest = QTest(self._accept(servers[0], folder), self._deadline)
             stack.callback(self.qtest.close)
             try:
                 self._wait(self._qmp.connect(self._accept(servers[1], folder)))
             except ConnectError as error:
-                raise RuntimeError(f"{' '.join(self._command)}: {self.log()}") from error
+                raise self._refused() from error
             stack.callback(self._disconnect)
             self._stack = stack.pop_all()
         return self
@@ -166,16 +176,21 @@ class Machine:
     def _accept(self, server: socket.socket, folder: Path) -> socket.socket:
         # Short waits, so that a QEMU that refuses its arguments is told at once.
         server.settimeout(0.1)
-        for _ in range(round(DEADLINE / 0.1)):
+        for _ in range(round(self._deadline / 0.1)):
             try:
                 return server.accept()[0]
             except TimeoutError:
                 if self.process.poll() is not None:
                     break
-        raise RuntimeError(f"{' '.join(self._command)}: {self.log()}")
+        raise self._refused()
+
+    def _refused(self) -> RefusedError:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(DEADLINE)
+        return RefusedError(" ".join(self._command), self.process.returncode, self.log())
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(asyncio.wait_for(work, DEADLINE))
+        return self._loop.run_until_complete(asyncio.wait_for(work, self._deadline))
 
     def _disconnect(self) -> None:
         # A QEMU that has died makes this fail; the test has failed by then.

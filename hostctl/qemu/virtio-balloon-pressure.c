@@ -198,9 +198,9 @@ virtio_balloon_pressure_open(const VirtIOBalloonPressureConf *conf,
             source = BALLOON_PRESSURE_SOURCE_PSI;
         } else {
             error_setg(errp, "no host memory pressure source: QEMU may use "
-                       "neither '%s/" V1_LEVEL_FILE "' (cgroup v1) nor '%s' (PSI); "
-                       "set memcg-path to a memory cgroup that QEMU may write "
-                       "to, or boot the host with psi=1", group, psi);
+                       "neither '%s/" V1_LEVEL_FILE "' (cgroup v1) nor '%s' "
+                       "(PSI); set memcg-path to a memory cgroup that QEMU may "
+                       "write to, or boot the host with psi=1", group, psi);
             return NULL;
         }
     }

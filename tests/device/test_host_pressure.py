@@ -16,13 +16,32 @@ from hostgroup import FakeGroup, state
 from qemu.qmp import ExecuteError
 
 from pyguest import host, paths
-from pyguest.qtest import DEADLINE, Machine
+from pyguest.qtest import DEADLINE, Machine, RefusedError
 
 MIB = 1 << 20
 PSI = Path("/proc/pressure/memory")
 LIMIT = 32 * MIB
 
-needs_psi = pytest.mark.skipif(not PSI.exists(), reason=f"no {PSI}: boot with psi=1")
+DEVICE = "-device virtio-balloon-pci"
+
+
+def psi_is_usable() -> bool:
+    """Is there pressure stall information, and does the kernel take a trigger from us?"""
+    try:
+        file = os.open(PSI, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return os.write(file, b"some 2000000 2000000\0") > 0
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+needs_psi = pytest.mark.skipif(
+    not psi_is_usable(), reason=f"no trigger on {PSI}: boot with psi=1, and Linux 6.5 or root"
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a limited host needs root: use sudo")
 
 
@@ -32,13 +51,17 @@ def group(tmp_path: Path) -> FakeGroup:
 
 
 def refused(binary: Path, options: str, offered: tuple[int, ...] = (MESSAGE,)) -> str:
-    """The last line that QEMU says before it gives up."""
+    """The last line that QEMU says before it gives up, without the options that it repeats."""
     with (
-        pytest.raises(RuntimeError) as caught,
+        pytest.raises(RefusedError) as caught,
         machine(binary, offered, options=f",automatic=on{options}"),
     ):
         pass
-    return str(caught.value).splitlines()[-1]
+    assert caught.value.status == 1
+    said = caught.value.log.splitlines()[-1]
+    assert said.count(DEVICE) == 1
+    # "BINARY: -device virtio-balloon-pci,...: what is wrong"
+    return said.partition(DEVICE)[2].partition(": ")[2]
 
 
 @pytest.mark.parametrize(("source", "missing", "names", "remedy"), [
@@ -62,6 +85,26 @@ def test_a_missing_source_is_named(
     assert remedy in said
     if source != "auto":
         assert "No such file or directory" in said
+
+
+@needs_root
+def test_auto_takes_what_it_may_open(qemu_binary: Path, group: FakeGroup) -> None:
+    """A file that is there but must not be written is no source."""
+    (group.folder / "memory.pressure").touch()
+    for name in ("cgroup.event_control", "memory.pressure"):
+        (group.folder / name).chmod(0o444)
+    # Root may write anything: not without these two.
+    script = group.folder / "qemu"
+    drop = "-dac_override,-dac_read_search"
+    script.write_text(f'#!/bin/sh\nexec setpriv --inh-caps {drop} --bounding-set {drop} '
+                      f'"{qemu_binary}" "$@"\n')
+    script.chmod(0o755)
+    said = refused(script, f",memcg-path={group.folder}")
+    assert "no host memory pressure source" in said
+    (group.folder / "memory.pressure").chmod(0o666)
+    # Now it is PSI that is chosen; the file is none, but takes what is written.
+    with machine(script, options=f",automatic=on,memcg-path={group.folder}") as qemu:
+        assert state(qemu)["source"] == "psi"
 
 
 def test_a_control_file_that_refuses(qemu_binary: Path, group: FakeGroup) -> None:
@@ -126,6 +169,8 @@ def powerless(qemu_binary: Path, tmp_path: Path) -> Path:
     """The same QEMU without CAP_SYS_RESOURCE, which nobody but root has."""
     script = tmp_path / "qemu"
     drop = "setpriv --bounding-set -sys_resource" if os.geteuid() == 0 else ""
+    if drop and subprocess.run([*drop.split(), "true"], capture_output=True).returncode:
+        pytest.skip("setpriv may not take a capability away: it needs CAP_SETPCAP")
     script.write_text(f'#!/bin/sh\nexec {drop} "{qemu_binary}" "$@"\n')
     script.chmod(0o700)
     return script
@@ -214,7 +259,8 @@ def test_a_group_of_version_2_is_psi(qemu_binary: Path) -> None:
     group = next((root for root in roots if (root / "memory.pressure").exists()), None)
     if group is None or not os.access(group / "memory.pressure", os.W_OK):
         pytest.skip("no cgroup v2 with a memory.pressure that may be written")
-    with machine(qemu_binary, options=f",automatic=on,memcg-path={group}") as qemu:
+    options = f",automatic=on,memcg-path={group},psi-threshold-us=1"
+    with machine(qemu_binary, options=options) as qemu:
         assert state(qemu)["source"] == "psi"
 
 

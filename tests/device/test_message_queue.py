@@ -137,7 +137,7 @@ def test_a_huge_buffer_is_not_read_to_its_end(qemu: Machine) -> None:
 def test_a_flood_is_read_in_portions(qemu: Machine) -> None:
     """The first portion at once; then so many buffers a period, with kicks or without."""
     driver = Driver(qemu)
-    size = driver.queue.size
+    size = 5 * PER_PERIOD
     for _ in range(size):
         driver.queue.add(le32(MEDIUM))
     for used in range(PER_PERIOD, size, PER_PERIOD):
