@@ -148,9 +148,8 @@ static void message_queue_run(VirtIOBalloon *s)
     if (now < m->period_start || now - m->period_start >= PERIOD_NS) {
         m->period_start = now;
         m->buffers = 0;
-        if (!virtio_queue_get_notification(m->vq)) {
-            virtio_queue_set_notification(m->vq, 1);
-        }
+        /* The ring may have come from another QEMU, which had kicks off. */
+        virtio_queue_set_notification(m->vq, 1);
     }
 
     while (m->buffers < MAX_BUFFERS_PER_PERIOD &&
