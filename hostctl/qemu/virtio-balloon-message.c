@@ -148,7 +148,6 @@ static void message_queue_run(VirtIOBalloon *s)
     if (now < m->period_start || now - m->period_start >= PERIOD_NS) {
         m->period_start = now;
         m->buffers = 0;
-        /* The ring may have come from another QEMU, which had kicks off. */
         virtio_queue_set_notification(m->vq, 1);
     }
 

@@ -38,6 +38,8 @@ int virtio_balloon_message_pre_load(void *opaque)
     VirtIOBalloon *s = VIRTIO_BALLOON(opaque);
 
     s->message.stats = (VirtIOBalloonMessageStats) {};
+    /* A period begins, with kicks on: where the ring was, they may be off. */
+    s->message.period_start = INT64_MAX;
     virtio_balloon_automatic_forget(s);
     return 0;
 }

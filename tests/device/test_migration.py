@@ -20,6 +20,8 @@ from balloon import (
     MESSAGE,
     PAGE,
     PATH,
+    PER_PERIOD,
+    PERIOD,
     REPORTING,
     SLOT,
     STATS,
@@ -210,8 +212,28 @@ def test_messages_left_in_the_ring_are_read(
     with machine(qemu_binary, options=options, incoming="defer") as dest:
         load(dest, stream)
         move(driver, dest)
+        for used in range(1 + PER_PERIOD, 1 + left, PER_PERIOD):
+            driver.queue.wait_for(used)
+            dest.step(PERIOD)
         driver.queue.wait()
         assert counted(dest) == {"critical": 1, "medium": left}
+
+
+def test_kicks_that_were_off_are_on(qemu_binary: Path, tmp_path: Path) -> None:
+    """Saved in the middle of a flood, the ring says that nobody wants a kick."""
+    stream = tmp_path / "stream"
+    with machine(qemu_binary) as source:
+        driver = Driver(source)
+        for _ in range(PER_PERIOD):
+            driver.send(le32(LOW))
+        assert driver.queue.kicks_are_off()
+        save(source, stream)
+    with machine(qemu_binary, incoming="defer") as dest:
+        load(dest, stream)
+        move(driver, dest)
+        dest.qmp("query-status")
+        assert not driver.queue.kicks_are_off()
+        driver.send(le32(LOW))
 
 
 def test_messages_while_it_is_under_way(qemu_binary: Path, tmp_path: Path) -> None:
