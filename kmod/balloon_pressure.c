@@ -413,9 +413,14 @@ int balloon_pressure_init(struct balloon_pressure *bp,
 	INIT_DELAYED_WORK(&bp->sample_work, balloon_pressure_sample);
 	INIT_DELAYED_WORK(&bp->resume_work, balloon_pressure_resume);
 
-	/* Ordered: sample_work sets what resume_work clears. */
+	/*
+	 * Ordered: sample_work sets what resume_work clears. Not freezable: the
+	 * driver's freeze stops both. Where a work is cancelled on an unbound
+	 * queue that is frozen, pwq->pending_node keeps the queue from ever
+	 * running another one after the thaw (Linux 6.9 and later).
+	 */
 	bp->wq = alloc_ordered_workqueue("balloon-pressure",
-					 WQ_MEM_RECLAIM | WQ_FREEZABLE | WQ_HIGHPRI);
+					 WQ_MEM_RECLAIM | WQ_HIGHPRI);
 	if (!bp->wq)
 		return -ENOMEM;
 
