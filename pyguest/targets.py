@@ -34,12 +34,13 @@ class KernelTarget:
 
 @dataclass(frozen=True)
 class QemuTarget:
-    """A Debian QEMU source package and our hook patch for it."""
+    """A Debian QEMU source package, our hook patch for it, and its own configure options."""
 
     name: str
     suite: str
     source: str
     patch: str
+    configure: list[str]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Targets:
         """
         plain = (name or self.default_qemu).removesuffix(ASAN)
         target = _named(self.path, "QEMU", self.qemus, plain)
-        return replace(target, name=name) if name else target
+        if name and name.endswith(ASAN):
+            return replace(target, name=name, configure=[*target.configure, "--enable-asan"])
+        return target
 
 
 def load(path: Path = TREE / "targets.toml") -> Targets:

@@ -43,12 +43,13 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
-#include "qapi/qapi-events-machine.h"
-#include "qapi/qapi-visit-machine.h"
+#include "qapi/qapi-events-virtio-balloon.h"
+#include "qapi/qapi-visit-virtio-balloon.h"
 #include "qapi/visitor.h"
 #include "hw/qdev-properties.h"
 #include "hw/virtio/virtio.h"
 #include "hw/virtio/virtio-balloon.h"
+#include "hw/virtio/virtio-balloon-compat.h"
 #include "trace.h"
 
 #define BALLOON_PAGE_SIZE (1ULL << VIRTIO_BALLOON_PFN_SHIFT)
@@ -298,7 +299,7 @@ static void set_default_automatic(ObjectProperty *op, const Property *prop)
 static void get_enum(Object *obj, Visitor *v, const char *name, void *opaque,
                      Error **errp)
 {
-    const Property *prop = opaque;
+    Property *prop = opaque;
     int value = *(int *)object_field_prop_ptr(obj, prop);
 
     visit_type_enum(v, name, &value, prop->info->enum_table, errp);
@@ -308,7 +309,7 @@ static void get_enum(Object *obj, Visitor *v, const char *name, void *opaque,
 static void set_enum(Object *obj, Visitor *v, const char *name, void *opaque,
                      Error **errp)
 {
-    const Property *prop = opaque;
+    Property *prop = opaque;
 
     visit_type_enum(v, name, object_field_prop_ptr(obj, prop),
                     prop->info->enum_table, errp);
@@ -321,7 +322,7 @@ static void set_default_enum(ObjectProperty *op, const Property *prop)
 }
 
 const PropertyInfo virtio_balloon_prop_automatic = {
-    .type = "bool",
+    PROPERTY_INFO_TYPE = "bool",
     .description = "balance the guest by host and guest pressure",
     .realized_set_allowed = true,
     .get = get_automatic,
@@ -330,7 +331,7 @@ const PropertyInfo virtio_balloon_prop_automatic = {
 };
 
 const PropertyInfo virtio_balloon_prop_pressure_source = {
-    .type = "BalloonPressureSource",
+    PROPERTY_INFO_TYPE = "BalloonPressureSource",
     .description = "auto/vmpressure/psi",
     .enum_table = &BalloonPressureSource_lookup,
     .get = get_enum,
@@ -339,7 +340,7 @@ const PropertyInfo virtio_balloon_prop_pressure_source = {
 };
 
 const PropertyInfo virtio_balloon_prop_pressure_level = {
-    .type = "BalloonPressureLevel",
+    PROPERTY_INFO_TYPE = "BalloonPressureLevel",
     .description = "low/medium/critical",
     .enum_table = &BalloonPressureLevel_lookup,
     .get = get_enum,

@@ -46,11 +46,12 @@
 
 #include "qemu/osdep.h"
 #include "qemu/iov.h"
-#include "qapi/qapi-events-machine.h"
+#include "qapi/qapi-events-virtio-balloon.h"
 #include "qapi/visitor.h"
 #include "hw/virtio/virtio.h"
 #include "hw/virtio/virtio-access.h"
 #include "hw/virtio/virtio-balloon.h"
+#include "hw/virtio/virtio-balloon-compat.h"
 #include "trace.h"
 
 #define MESSAGE_QUEUE_SIZE 128

@@ -9,7 +9,7 @@
 #ifndef HW_VIRTIO_BALLOON_PRESSURE_H
 #define HW_VIRTIO_BALLOON_PRESSURE_H
 
-#include "qapi/qapi-types-machine.h"
+#include "qapi/qapi-types-virtio-balloon.h"
 
 typedef struct VirtIOBalloonPressure VirtIOBalloonPressure;
 

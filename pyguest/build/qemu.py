@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import paths, progress
 from ..debian import Archive
 from ..errors import LabError
-from ..targets import ASAN, QemuTarget
+from ..targets import QemuTarget
 from . import patch
 
 DEVICE = paths.TREE / "hostctl/qemu"
@@ -23,6 +23,7 @@ HEADER = paths.TREE / "kmod/include/uapi/linux/virtio_balloon_message.h"
 OWN = {
     HEADER: "include/standard-headers/linux/virtio_balloon_message.h",
     DEVICE / "lab-devices.mak": "configs/devices/x86_64-softmmu/lab.mak",
+    DEVICE / "virtio-balloon.json": "qapi/virtio-balloon.json",
     **{file: f"hw/virtio/{file.name}" for file in DEVICE.glob("*.c")},
     **{file: f"include/hw/virtio/{file.name}"
        for pattern in ("*.h", "*.h.inc") for file in DEVICE.glob(pattern)},
@@ -47,7 +48,7 @@ def ensure(target: QemuTarget) -> Qemu:
     hook = paths.TREE / target.patch
     own_tree = os.environ.get("QEMU_SRC")
     if own_tree:
-        return _build_own_tree(Path(own_tree).resolve(), hook)
+        return _build_own_tree(Path(own_tree).resolve(), target)
     version = Archive(target.suite).source_version(target.source)
     base = _tree_key(target, version)
     key = paths.content_key(base, repr(sorted(OWN.values())), hook, *sorted(OWN))
@@ -57,7 +58,7 @@ def ensure(target: QemuTarget) -> Qemu:
         tree = _tree(target, version)
         with paths.lock(f"qemu-tree-{base}"):
             _synchronise(tree, hook, f"QEMU {version}")
-            binary = _compile(tree / "src", tree / "build", target.name)
+            binary = _compile(tree / "src", tree / "build", target.name, target)
             shutil.copy(binary, into / BINARY)
 
     entry = paths.cached("qemu", f"{target.name}-{key}", build)
@@ -71,7 +72,8 @@ def source_tree(target: QemuTarget) -> Path:
 
 def _tree_key(target: QemuTarget, version: str) -> str:
     """Of the source and what it is configured with; our device is not part of it."""
-    return f"{target.name}-{paths.content_key(version, ARGUMENTS, DEVICE / 'lab-devices.mak')}"
+    key = paths.content_key(version, *configure_arguments(target), DEVICE / "lab-devices.mak")
+    return f"{target.name}-{key}"
 
 
 def _tree(target: QemuTarget, version: str) -> Path:
@@ -79,10 +81,10 @@ def _tree(target: QemuTarget, version: str) -> Path:
                         lambda at: _unpack(target, version, at))
 
 
-def configure_arguments() -> list[str]:
-    """configure.args without its comments."""
+def configure_arguments(target: QemuTarget) -> list[str]:
+    """configure.args without its comments, and what this QEMU alone is told."""
     lines = (line.split("#", 1)[0].strip() for line in ARGUMENTS.read_text().splitlines())
-    return [line for line in lines if line]
+    return [line for line in lines if line] + target.configure
 
 
 def _unpack(target: QemuTarget, version: str, into: Path) -> None:
@@ -125,24 +127,23 @@ def _synchronise(tree: Path, hook: Path, what: str) -> None:
             shutil.copyfile(path, there)
 
 
-def _compile(source: Path, build: Path, name: str) -> Path:
+def _compile(source: Path, build: Path, name: str, target: QemuTarget) -> Path:
     log = paths.state_dir("build") / f"qemu-{name}.log"
     log.unlink(missing_ok=True)
-    # meson and ninja are the ones beside this Python, as QEMU asks for newer than Debian 12's.
+    # python3, meson and ninja are those of the venv: QEMU asks for newer than Debian 12's.
     scripts = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
     build.mkdir(exist_ok=True)
-    sanitizer = ["--enable-asan"] if name.endswith(ASAN) else []
     if not (build / "build.ninja").exists():
         with progress.step(f"configure QEMU {name}") as step:
-            progress.run([source / "configure", f"--python={sys.executable}",
-                          *configure_arguments(), *sanitizer], log, step, cwd=build, env=env)
+            progress.run([source / "configure", *configure_arguments(target)], log, step,
+                         cwd=build, env=env)
     with progress.step(f"compile QEMU {name}") as step:
         progress.run(["ninja", BINARY], log, step, how_far=r"\[\d+/\d+\]", cwd=build, env=env)
     return build / BINARY
 
 
-def _build_own_tree(source: Path, hook: Path) -> Qemu:
+def _build_own_tree(source: Path, target: QemuTarget) -> Qemu:
     """Build a person's own tree; our device must be applied to it already, or apply cleanly."""
     if not (source / "hw/virtio/virtio-balloon.c").is_file():
         raise LabError(f"QEMU_SRC={source} is no QEMU source tree: point it at one")
@@ -150,11 +151,12 @@ def _build_own_tree(source: Path, hook: Path) -> Qemu:
         there = source / name
         if not there.exists() or there.read_bytes() != own.read_bytes():
             shutil.copyfile(own, there)
-    patched = (source / patch.files(hook)[0]).read_text()
-    if "virtio-balloon-message" not in patched:
+    hook = paths.TREE / target.patch
+    if "virtio_balloon_message" not in (source / "hw/virtio/virtio-balloon.c").read_text():
         patch.apply(hook, source, f"QEMU_SRC={source}")
-    build = paths.cache_root() / "qemu-own" / paths.content_key(str(source), ARGUMENTS)
+    build = paths.cache_root() / "qemu-own" / paths.content_key(
+        str(source), *configure_arguments(target))
     build.parent.mkdir(parents=True, exist_ok=True)
-    binary = _compile(source, build, "own-tree")
+    binary = _compile(source, build, "own-tree", target)
     version = subprocess.run([binary, "--version"], text=True, capture_output=True, check=True)
     return Qemu(binary, version.stdout.split("\n")[0].removeprefix("QEMU emulator version "))

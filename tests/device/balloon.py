@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import struct
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,13 @@ def machine(
                       f"memory-backend-file,id=ram,share=on,size={size},mem-path={ram}"]
     with Machine(binary, arguments, accel=accel) as qemu:
         yield qemu
+
+
+def has_property(binary: Path, name: str) -> bool:
+    """Has this QEMU's balloon that property?"""
+    said = subprocess.run([binary, "-device", "virtio-balloon-pci,help"], text=True,
+                          capture_output=True, check=True)
+    return f" {name}=" in said.stdout
 
 
 def queue_index(feature: int, accepted: Sequence[int]) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from balloon import (
     counted,
     counters,
     guest_stats,
+    has_property,
     le32,
     levels,
     machine,
@@ -216,7 +218,12 @@ def test_events_are_rate_limited_each_level_by_itself(qemu: Machine) -> None:
 @pytest.mark.parametrize("ioeventfd", ["on", "off"])
 def test_buffers_of_a_stopped_machine_wait_for_cont(qemu_binary: Path, ioeventfd: str) -> None:
     """What was left over by the end of a run must be read in the next."""
-    with machine(qemu_binary, options=f",ioeventfd={ioeventfd}") as qemu:
+    options = f",ioeventfd={ioeventfd}"
+    if not has_property(qemu_binary, "ioeventfd"):
+        if ioeventfd == "on":
+            pytest.skip("this QEMU's balloon has no ioeventfd")
+        options = ""
+    with machine(qemu_binary, options=options) as qemu:
         driver = Driver(qemu)
         qemu.qmp("stop")
         driver.queue.add(le32(LOW))
@@ -360,7 +367,7 @@ def test_roles_survive_migration(
 ) -> None:
     """The other side has only the negotiated features to tell the queues by."""
     offered = (STATS, HINT, REPORTING, MESSAGE)
-    state = f"file:{tmp_path / 'state'}"
+    state = shlex.quote(str(tmp_path / "state"))
     with machine(qemu_binary, offered) as source:
         driver = Driver(source, accepted)
         driver.send(le32(LOW))
@@ -370,9 +377,9 @@ def test_roles_survive_migration(
             statistics.add(Part(struct.pack("<HQ", 4, 4711)))
             driver.device.kick(2)
             assert guest_stats(source)["stat-free-memory"] == 4711
-        source.qmp("migrate", uri=state)
+        source.qmp("migrate", uri=f"exec:cat > {state}")
         source.wait_for("query-migrate", status="completed")
-    with machine(qemu_binary, offered, incoming=state) as target:
+    with machine(qemu_binary, offered, incoming=f"exec:cat {state}") as target:
         target.wait_for("query-status", status="running")
         driver.device.qtest = driver.queue.qtest = target.qtest
         driver.send(le32(MEDIUM))
