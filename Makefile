@@ -82,7 +82,7 @@ bench-discard: setup ## Measure the device: page frames discarded in runs, again
 check: setup ## The driver before gcc W=1, sparse, kernel-doc and checkpatch (all kernels)
 	@$(PYGUEST) check $(filter-out all,$(KERNEL))
 
-series: setup ## The driver as mails for the kernel's lists, each tried: git am, W=1, checkpatch
+series: setup ## The driver, or with QEMU=10.0 the device, as mails for upstream's lists, each tried
 	@$(PYGUEST) series --check
 
 bench-boot: setup ## Measure the time from QEMU's start to a login (5 boots)

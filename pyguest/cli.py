@@ -12,7 +12,19 @@ from pathlib import Path
 
 from qemu.qmp import QMPError
 
-from . import check, checkpatch, doctor, fuzz, lab, paths, running, series, series_check, targets
+from . import (
+    check,
+    checkpatch,
+    doctor,
+    fuzz,
+    lab,
+    paths,
+    running,
+    series,
+    series_check,
+    series_qemu,
+    targets,
+)
 from .bench import boot as bench_boot
 from .bench import discard as bench_discard
 from .bench import driver as bench_driver
@@ -160,11 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("kernel", nargs="*", help="kernels of targets.toml (all)")
     door.set_defaults(run=_check)
 
-    door = doors.add_parser("series", help="write the driver as a series of mails")
+    door = doors.add_parser("series", help="write the driver, or with QEMU= the device, as a "
+                                           "series of mails")
     door.add_argument("--output", type=Path, metavar="DIR",
-                      help="where the mails go (series/KERNEL in the checkout)")
+                      help="where the mails go (series/KERNEL, series/qemu-QEMU in the checkout)")
     door.add_argument("--check", action="store_true",
-                      help="git am, build with W=1 and checkpatch each mail as well")
+                      help="git am, build and checkpatch each mail as well, and run QEMU's tests")
     door.set_defaults(run=_series)
 
     door = doors.add_parser("checkpatch", help="both checkpatch.pl on our C")
@@ -253,18 +266,38 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _series(args: argparse.Namespace) -> None:
+    if lab.chosen("QEMU"):
+        _series_qemu(args)
+        return
     recipe = series.load()
-    target = targets.load().kernel(lab.chosen("KERNEL") or recipe.kernel)
+    target = targets.load().kernel(lab.chosen("KERNEL") or recipe.target)
     tree = source.ensure(target)
-    written = series.write(tree, args.output or paths.TREE / "series" / target.name)
-    print(f"{len(written.mails)} mails and a cover letter: {written.folder}")
-    if written.unmeasured:
-        print(f"not measured, and so said: {', '.join(written.unmeasured)}")
+    written = _series_write(args, series.of_kernel(tree))
     if args.check:
         built = kernel.ensure(target).build
         checked = series_check.check(written, recipe, tree, built / ".config",
                                      built / "Module.symvers")
         print(series_check.table(checked, recipe))
+
+
+def _series_qemu(args: argparse.Namespace) -> None:
+    recipe = series.load(qemu.DEVICE)
+    target = targets.load().qemu(lab.chosen("QEMU"))
+    with paths.lock("series-qemu"):
+        tree = series_qemu.ensure_tree(target)
+        written = _series_write(args, series_qemu.base(target, tree))
+        if args.check:
+            checked = series_qemu.check(written, recipe, target, tree)
+            print(series_check.table(checked, recipe))
+
+
+def _series_write(args: argparse.Namespace, base: series.Base) -> series.Series:
+    name = f"qemu-{base.target}" if base.variable == "QEMU" else base.target
+    written = series.write(base, args.output or paths.TREE / "series" / name)
+    print(f"{len(written.mails)} mails and a cover letter: {written.folder}")
+    if written.unmeasured:
+        print(f"not measured, and so said: {', '.join(written.unmeasured)}")
+    return written
 
 
 def _checkpatch(args: argparse.Namespace) -> None:

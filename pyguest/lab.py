@@ -76,7 +76,7 @@ def booted_kernel(wanted: targets.Targets, name: str | None) -> kernel.Kernel:
     tree = source.ensure(wanted.kernel(base))
     mails = []
     if flavour == linux.SERIES:
-        mails = series.write(tree, paths.state_dir("series") / base).mails
+        mails = series.write(series.of_kernel(tree), paths.state_dir("series") / base).mails
     return linux.ensure(tree, flavour, mails)
 
 

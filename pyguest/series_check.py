@@ -20,8 +20,9 @@ from .build.kernel import CC
 from .build.linux import touched_files
 from .build.source import Source
 from .errors import LabError
-from .series import DRIVER, Recipe, Series
+from .series import Recipe, Series
 
+DRIVER = "drivers/virtio/virtio_balloon.c"
 OPTION = "VIRTIO_BALLOON_PRESSURE"
 KCONFIG = "drivers/virtio/Kconfig"
 MODULE = str(Path(DRIVER).with_suffix(".o"))
@@ -43,25 +44,32 @@ class Checked:
 def copy_tree(source: Source, touched: Sequence[str], into: Path) -> None:
     """A copy of the kernel's source for `git am`: hard links, but for the files touched.
 
-    The folder becomes a git repository that knows the touched files alone.
+    The folder becomes a git repository: see `adopt`.
     """
     subprocess.run(["cp", "-al", str(source.tree), str(into)], check=True)
     for name in touched:
         (into / name).unlink()
         shutil.copy2(source.tree / name, into / name)
-    _git(into, "init", "-q")
-    _git(into, "config", "status.showUntrackedFiles", "no")
-    _git(into, "add", "-f", "--", *touched)
-    _git(into, "commit", "-q", "-m", source.version)
+    adopt(into, touched, source.version)
+
+
+def adopt(tree: Path, touched: Sequence[str], message: str) -> None:
+    """Make the tree a git repository that knows the touched files alone, on branch base."""
+    git(tree, "init", "-q", "-b", "base")
+    git(tree, "config", "status.showUntrackedFiles", "no")
+    git(tree, "add", "-f", "--", *touched)
+    git(tree, "commit", "-q", "-m", message)
+    # What is applied goes onto a branch of its own.
+    git(tree, "checkout", "-q", "-b", "series")
 
 
 def apply(mails: Sequence[Path], tree: Path) -> None:
     """git am of the mails, in order. LabError names the mail that does not apply."""
     for mail in mails:
-        done = _git(tree, "am", "-q", "--whitespace=error-all", str(mail.resolve()), check=False)
+        done = git(tree, "am", "-q", "--whitespace=error-all", str(mail.resolve()), check=False)
         if done.returncode:
             raise LabError(f"{mail.name}: git am: {done.stderr.strip() or done.stdout.strip()}: "
-                           "mend kmod/ or kmod/series/")
+                           "mend our files or their series/")
 
 
 def touched(mails: Sequence[Path], tree: Path) -> list[str]:
@@ -207,7 +215,8 @@ def _checkpatch(mail: Path, recipe: Recipe, source: Source) -> Counter[str]:
     return said
 
 
-def _git(tree: Path, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+def git(tree: Path, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Run git in `tree`, as nobody and without anybody's configuration."""
     # Its own configuration: what the user has set must not change what is checked.
     nobody = {"GIT_COMMITTER_NAME": "check", "GIT_COMMITTER_EMAIL": "check@localhost",
               "GIT_AUTHOR_NAME": "check", "GIT_AUTHOR_EMAIL": "check@localhost"}

@@ -78,7 +78,7 @@ def _tree_key(target: QemuTarget, version: str) -> str:
 
 def _tree(target: QemuTarget, version: str) -> Path:
     return paths.cached("qemu-tree", _tree_key(target, version),
-                        lambda at: _unpack(target, version, at))
+                        lambda at: unpack(target, version, at))
 
 
 def configure_arguments(target: QemuTarget) -> list[str]:
@@ -87,7 +87,16 @@ def configure_arguments(target: QemuTarget) -> list[str]:
     return [line for line in lines if line] + target.configure
 
 
-def _unpack(target: QemuTarget, version: str, into: Path) -> None:
+def build_environment() -> dict[str, str]:
+    """For configure and ninja: python3, meson and ninja are those of the venv.
+
+    QEMU asks for newer ones than Debian 12's.
+    """
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def unpack(target: QemuTarget, version: str, into: Path) -> None:
+    """Fetch the distribution's source, and unpack it into `into`/src."""
     tarball = Archive(target.suite).fetch_source(target.source, version, into)
     (into / "src").mkdir()
     with progress.step(f"unpack QEMU {version}") as step:
@@ -130,9 +139,7 @@ def _synchronise(tree: Path, hook: Path, what: str) -> None:
 def _compile(source: Path, build: Path, name: str, target: QemuTarget) -> Path:
     log = paths.state_dir("build") / f"qemu-{name}.log"
     log.unlink(missing_ok=True)
-    # python3, meson and ninja are those of the venv: QEMU asks for newer than Debian 12's.
-    scripts = Path(sys.executable).parent
-    env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
+    env = build_environment()
     build.mkdir(exist_ok=True)
     if not (build / "build.ninja").exists():
         with progress.step(f"configure QEMU {name}") as step:

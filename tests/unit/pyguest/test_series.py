@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pyguest import hooks, paths, series, series_check
 from pyguest.build.kmod import KMOD
+from pyguest.build.qemu import DEVICE
 from pyguest.build.source import Source
 from pyguest.errors import LabError
 from pyguest.targets import KernelTarget
@@ -55,7 +56,7 @@ HOOK = """\
  }
 """.replace("\n\n static", "\n \n static")
 RECIPE = r"""
-kernel = "9.9"
+target = "9.9"
 left_out = ["compat.h"]
 defined = []
 undefined = ["LAB"]
@@ -158,7 +159,7 @@ def _change(file: Path, old: str, new: str) -> None:
 
 def test_series_applies_and_is_whole(kernel: Source, kmod: Path, tmp_path: Path) -> None:
     """git am of the mails on the kernel's source gives the driver with all hooks in it."""
-    written = series.write(kernel, tmp_path / "out", kmod)
+    written = series.write(series.of_kernel(kernel, kmod), tmp_path / "out")
     assert [mail.name[:4] for mail in written.mails] == ["0001", "0002", "0003"]
     tree = tmp_path / "tree"
     series_check.copy_tree(kernel, series_check.touched(written.mails, kernel.tree), tree)
@@ -185,7 +186,7 @@ def test_series_applies_and_is_whole(kernel: Source, kmod: Path, tmp_path: Path)
 
 def test_mails_are_the_senders(kernel: Source, kmod: Path, tmp_path: Path) -> None:
     """His name, no sign-off by anybody, the cover filled in, and who is to get them."""
-    written = series.write(kernel, tmp_path / "out", kmod)
+    written = series.write(series.of_kernel(kernel, kmod), tmp_path / "out")
     cover = written.cover.read_text()
     assert "Subject: [PATCH 0/3] Do it well" in cover
     assert "On 9.9 (linux-source-9.9 9.9.1-1): 7 MB/s, not measured." in cover
@@ -200,10 +201,10 @@ def test_mails_are_the_senders(kernel: Source, kmod: Path, tmp_path: Path) -> No
 
 def test_same_input_same_mails(kernel: Source, kmod: Path, tmp_path: Path) -> None:
     """Also over an earlier series that had more mails."""
-    first = series.write(kernel, tmp_path / "one", kmod)
+    first = series.write(series.of_kernel(kernel, kmod), tmp_path / "one")
     (tmp_path / "two").mkdir()
     (tmp_path / "two/0009-old.patch").write_text("old\n")
-    second = series.write(kernel, tmp_path / "two", kmod)
+    second = series.write(series.of_kernel(kernel, kmod), tmp_path / "two")
     files = [first.cover, *first.mails]
     assert sorted(path.name for path in second.folder.glob("*.patch")) == [
         path.name for path in files]
@@ -228,20 +229,20 @@ def test_same_input_same_mails(kernel: Source, kmod: Path, tmp_path: Path) -> No
 def test_what_does_not_fit_is_named(kernel: Source, kmod: Path, tmp_path: Path, file: str,
                                     old: str, new: str, said: str) -> None:
     """And an earlier series stays as it was."""
-    written = series.write(kernel, tmp_path / "out", kmod)
+    written = series.write(series.of_kernel(kernel, kmod), tmp_path / "out")
     before = written.mails[1].read_bytes()
     _change(kmod / file, old, new)
     with pytest.raises(LabError, match=re.escape(said)):
-        series.write(kernel, tmp_path / "out", kmod)
+        series.write(series.of_kernel(kernel, kmod), tmp_path / "out")
     assert written.mails[1].read_bytes() == before
 
 
 def test_other_kernels_and_unknown_senders(kernel: Source, kmod: Path, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """One line each, with the remedy."""
-    _change(kmod / "series/series.toml", 'kernel = "9.9"', 'kernel = "9.8"')
+    _change(kmod / "series/series.toml", 'target = "9.9"', 'target = "9.8"')
     with pytest.raises(LabError, match=re.escape("make series KERNEL=9.8")):
-        series.write(kernel, tmp_path / "out", kmod)
+        series.write(series.of_kernel(kernel, kmod), tmp_path / "out")
     monkeypatch.delenv("GIT_AUTHOR_NAME")
     monkeypatch.delenv("GIT_AUTHOR_EMAIL")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -257,9 +258,10 @@ def test_other_kernels_and_unknown_senders(kernel: Source, kmod: Path, tmp_path:
 LINES = st.lists(st.sampled_from(["a\n", "b\n", "c\n", "\n"]), max_size=8)
 
 
-@given(stock=LINES, patched=LINES)
+@given(stock=LINES, patched=LINES, by_line=st.booleans())
 def test_hooks_taken_apart_make_the_whole(
-        tmp_path_factory: pytest.TempPathFactory, stock: list[str], patched: list[str]) -> None:
+        tmp_path_factory: pytest.TempPathFactory, stock: list[str], patched: list[str],
+        by_line: bool) -> None:
     """All paragraphs give the patched file, none the stock one; a paragraph has one text."""
     folder = tmp_path_factory.mktemp("hook")
     _write(folder, {"a/f": "".join(stock), "b/f": "".join(patched)})
@@ -268,11 +270,12 @@ def test_hooks_taken_apart_make_the_whole(
     if not diff:
         return
     (folder / "hook.patch").write_text(diff)
-    changes = hooks.read(folder / "a/f", folder / "hook.patch", folder / "scratch")
-    owner = hooks.assign(changes, {"all": ""})
-    assert hooks.merge("".join(stock), changes, owner, {"all"}) == "".join(patched)
+    changes = hooks.read(folder / "a", folder / "hook.patch", folder / "scratch", by_line)["f"]
+    owner = hooks.assign(changes, {"all": "", "b": "b"}, by_line)
+    assert hooks.merge("".join(stock), changes, owner, {"all", "b"}) == "".join(patched)
     assert hooks.merge("".join(stock), changes, owner, set()) == "".join(stock)
     for change in changes:
+        assert not by_line or len(change.added) <= 1
         assert len([part for part in "".join(change.added).split("\n\n") if part.strip()]) <= 1
 
 
@@ -288,14 +291,15 @@ def test_fill_any_text(text: str, values: dict[str, str]) -> None:
 
 
 def _messages() -> Sequence[Path]:
-    return [KMOD / "series" / f"{mail.name}.txt" for mail in series.load().mails]
+    return [own / "series" / f"{mail.name}.txt"
+            for own in (KMOD, DEVICE) for mail in series.load(own).mails]
 
 
 @pytest.mark.parametrize("path", _messages(), ids=lambda path: path.stem)
 def test_messages_are_in_the_kernels_form(path: Path) -> None:
     """Subject: text in lines of 75 columns, an empty line between, no sign-off."""
     subject, empty, *body = path.read_text().splitlines()
-    assert re.fullmatch(r"[a-z][\w/]*: [a-z].{5,60}[^.]", subject)
+    assert re.fullmatch(r"[a-z][\w/-]*: [a-z].{5,60}[^.]", subject)
     assert len(subject) <= 72
     assert not empty and body
     assert max(map(len, body)) <= 75
