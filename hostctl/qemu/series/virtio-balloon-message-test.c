@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/host-utils.h"
 #include "libqtest.h"
 #include "qobject/qdict.h"
 #include "libqos/libqos-pc.h"
@@ -53,7 +54,7 @@ static void stop(Balloon *b)
     qtest_shutdown(b->qs);
 }
 
-static void send(Balloon *b, const void *data, size_t size)
+static void send_buffer(Balloon *b, const void *data, size_t size)
 {
     QTestState *qts = b->qs->qts;
     uint64_t buffer = guest_alloc(&b->qs->alloc, size);
@@ -70,7 +71,7 @@ static void send_message(Balloon *b, uint32_t message)
 {
     uint32_t le = cpu_to_le32(message);
 
-    send(b, &le, sizeof(le));
+    send_buffer(b, &le, sizeof(le));
 }
 
 static void assert_event(Balloon *b, const char *level)
@@ -116,7 +117,7 @@ static void test_no_message(void)
     start(&b, STATS_VQ | REPORTING | MESSAGE_VQ, 4);
     send_message(&b, 0);
     send_message(&b, VIRTIO_BALLOON_MSG_PRESSURE_CRITICAL + 1);
-    send(&b, part, sizeof(part));
+    send_buffer(&b, part, sizeof(part));
     assert_counted(&b, "unknown", 2);
     assert_counted(&b, "truncated", 1);
     assert_counted(&b, "low", 0);
