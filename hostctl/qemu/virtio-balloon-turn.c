@@ -14,6 +14,7 @@
 
 #include "qemu/osdep.h"
 #include "hw/virtio/virtio-balloon.h"
+#include "hw/virtio/virtio-balloon-compat.h"
 #include "trace.h"
 
 /*
