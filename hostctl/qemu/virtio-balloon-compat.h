@@ -15,7 +15,8 @@
 
 /* Without a guard against a device that is entered by its own DMA. */
 #ifndef virtio_bh_new_guarded
-#define virtio_bh_new_guarded(dev, cb, opaque) qemu_bh_new((cb), (opaque))
+#define virtio_bh_new_guarded(dev, cb, opaque) \
+    qemu_bh_new_full((cb), (opaque), (stringify(cb)))
 #endif
 
 /* As long as lists of properties had an end, the type was the info's name. */
