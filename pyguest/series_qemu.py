@@ -112,7 +112,7 @@ def _compare(before: Mapping[str, Ran], after: Mapping[str, Ran]) -> None:
         print(f"{name}: {then}{now.passed} passed, {now.skipped} skipped with the series")
         if now.failed:
             bad.append(f"{name}: {', '.join(now.failed[:3])}")
-        elif not now.passed or (was and now.passed < was.passed):
+        elif now.passed < (was.passed if was else 1):
             bad.append(f"{name}: {now.passed} passed, fewer than before")
     if bad:
         raise LabError(f"QEMU's tests: {'; '.join(bad)}: mend hostctl/qemu/")
