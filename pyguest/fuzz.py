@@ -23,7 +23,7 @@ from qemu.qmp import QMPError
 
 from . import paths
 from .errors import LabError
-from .qtest import Machine
+from .qtest import Machine, without_ioeventfd
 from .virtio import (
     ACKNOWLEDGE,
     BAR_ADDRESS,
@@ -39,6 +39,7 @@ from .virtio import (
     RINGS,
     Descriptor,
     ModernDevice,
+    Part,
 )
 
 SLOT = 4
@@ -70,8 +71,8 @@ def target(binary: Path) -> Iterator[tuple[Machine, mmap.mmap]]:
         arguments = [
             "-machine", "memory-backend=ram",
             "-object", f"memory-backend-file,id=ram,share=on,size={Machine.RAM},mem-path={ram}",
-            "-device", f"virtio-balloon-pci,id=balloon,addr={SLOT},ioeventfd=off,"
-                       "message-vq=on,free-page-reporting=on",
+            "-device", f"virtio-balloon-pci,id=balloon,addr={SLOT},message-vq=on,"
+                       f"free-page-reporting=on{without_ioeventfd(binary)}",
         ]  # fmt: skip
         with (
             Machine(binary, arguments, deadline=ANSWER) as machine,
@@ -82,11 +83,39 @@ def target(binary: Path) -> Iterator[tuple[Machine, mmap.mmap]]:
             yield machine, memory
 
 
-class Input:
-    """What one driver by chance does."""
+def may_resize(binary: Path) -> bool:
+    """Does this QEMU outlive a driver that makes a queue larger while it is in use?
 
-    def __init__(self, device: ModernDevice, memory: mmap.mmap, seed: int) -> None:
+    Older ones end with an assertion in their core, for any device with EVENT_IDX: what they
+    have mapped of the ring stays as small as it was.
+    """
+    option = f"virtio-balloon-pci,addr={SLOT}{without_ioeventfd(binary)}"
+    with Machine(binary, ["-device", option], deadline=ANSWER) as machine:
+        device = ModernDevice(machine.qtest, SLOT)
+        device.negotiate([F_EVENT_IDX])
+        device.set_queue_size(0, 1)
+        queue = device.queue(0)
+        device.start()
+        device.set_queue_size(0, 1024)
+        queue.add(Part(bytes(4)))
+        try:
+            device.kick(0)
+        except (RuntimeError, OSError):
+            machine.process.wait(ANSWER)
+            if "Assertion `addr < cache->len" in machine.log():
+                return False
+            raise
+    return True
+
+
+class Input:
+    """What one driver by chance does; without `resize` queues in use keep their size."""
+
+    def __init__(
+        self, device: ModernDevice, memory: mmap.mmap, seed: int, resize: bool = True
+    ) -> None:
         self._device, self._memory, self._random = device, memory, Random(seed)
+        self._resize = resize
         # Were all of them wild, the device would break at the first thing that it looks at.
         self._wildness = self._random.choice((0, 0.003, 0.03, 0.3))
 
@@ -125,7 +154,9 @@ class Input:
         elif what < 0.9:
             device.status = chance.choice((0, 1, 3, 4, 7, 11, 15, 128, 255))
         elif what < 0.95:
-            device.set_queue_size(index, chance.choice((0, 1, 2, 3, 128, 1024, 1025, 0xFFFF)))
+            size = chance.choice((0, 1, 2, 3, 128, 1024, 1025, 0xFFFF))
+            if self._resize:
+                device.set_queue_size(index, size)
         else:
             device.write_features(chance.getrandbits(64))
 
@@ -188,6 +219,7 @@ def inputs(binary: Path, first: int, count: int, until: float) -> int:
     Returns how many. LabError with the seeds if QEMU dies or does not answer.
     """
     last: deque[int] = deque(maxlen=REMEMBERED)
+    resize = may_resize(binary)
     with target(binary) as (machine, memory):
         try:
             device = ModernDevice(machine.qtest, SLOT)
@@ -195,7 +227,7 @@ def inputs(binary: Path, first: int, count: int, until: float) -> int:
                 if time.monotonic() > until:
                     break
                 last.append(seed)
-                Input(device, memory, seed).run()
+                Input(device, memory, seed, resize).run()
                 if seed % 100 == 0:
                     machine.qmp("query-status")
             machine.qmp("quit")

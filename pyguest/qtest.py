@@ -228,3 +228,20 @@ class Machine:
         self.qmp("query-status")
         found = [e["data"] for e in self._events.clear() if e["event"] == name]
         return [data for data in found if isinstance(data, dict)]
+
+
+def has_property(binary: Path, name: str) -> bool:
+    """Has this QEMU's virtio-balloon-pci that property?"""
+    # Patient: with the sanitizer QEMU is slow to start.
+    with Machine(binary, [], deadline=6 * DEADLINE) as machine:
+        found = machine.qmp("device-list-properties", typename="virtio-balloon-pci")
+    assert isinstance(found, list)
+    return any(one["name"] == name for one in found)
+
+
+def without_ioeventfd(binary: Path) -> str:
+    """Option of a balloon whose kick is answered when its work is done.
+
+    A balloon without that property has no eventfd anyway.
+    """
+    return ",ioeventfd=off" if has_property(binary, "ioeventfd") else ""

@@ -134,7 +134,8 @@ class _Build:
         data = self.folder / "qemu-bundle/usr/local/share/qemu"
         data.mkdir(parents=True, exist_ok=True)
         for one in (file for folder in OPTION_ROMS for file in folder.glob("*")):
-            if not (data / one.name).exists():
+            # Links that configure made may be to what is not built yet.
+            if not (data / one.name).is_symlink() and not (data / one.name).exists():
                 (data / one.name).symlink_to(one)
 
     def make(self, what: str, *goals: str) -> int:

@@ -64,17 +64,16 @@ typedef struct Rule {
     uint32_t num_pages;
     uint32_t actual;
     uint32_t step;
-    /* RAM less the floor. */
-    uint32_t most;
 } Rule;
 
-static uint32_t pages_after_host_pressure(const Rule *rule)
+/* @most is RAM less the floor. */
+static uint32_t pages_after_host_pressure(const Rule *rule, uint32_t most)
 {
     /* Somebody may have set more by hand: it is not taken back here. */
-    if (rule->num_pages >= rule->most) {
+    if (rule->num_pages >= most) {
         return rule->num_pages;
     }
-    return rule->num_pages + MIN(rule->step, rule->most - rule->num_pages);
+    return rule->num_pages + MIN(rule->step, most - rule->num_pages);
 }
 
 static uint32_t pages_after_guest_pressure(const Rule *rule,
@@ -107,15 +106,19 @@ static uint32_t to_pages(uint64_t bytes)
 
 static Rule rule_now(const VirtIOBalloon *s)
 {
-    uint64_t ram = get_current_ram_size();
-    uint64_t floor = floor_bytes(ram, s->automatic.floor);
-
     return (Rule) {
         .num_pages = s->num_pages,
         .actual = s->actual,
         .step = to_pages(s->automatic.step),
-        .most = to_pages(ram - MIN(ram, floor)),
     };
+}
+
+static uint32_t most_pages(const VirtIOBalloon *s)
+{
+    uint64_t ram = get_current_ram_size();
+    uint64_t floor = floor_bytes(ram, s->automatic.floor);
+
+    return to_pages(ram - MIN(ram, floor));
 }
 
 /* A snapshot that was loaded sets the clock back: what is to come is now. */
@@ -143,13 +146,14 @@ static bool change_target(VirtIOBalloon *s, uint32_t num_pages,
                           BalloonAutomaticReason reason)
 {
     VirtIOBalloonAutomaticState *state = &s->automatic.state;
-    uint64_t old = virtio_balloon_ram_without(s->num_pages);
-    uint64_t new = virtio_balloon_ram_without(num_pages);
     g_autofree char *path = NULL;
+    uint64_t old, new;
 
     if (num_pages == s->num_pages) {
         return false;
     }
+    old = virtio_balloon_ram_without(s->num_pages);
+    new = virtio_balloon_ram_without(num_pages);
     s->num_pages = num_pages;
     state->changed = now_ns(state);
     state->reason = reason;
@@ -182,7 +186,7 @@ static void host_pressure(void *opaque, bool gone)
     a->state.host_events++;
     if (!driver_follows(s) || virtio_balloon_inhibited() ||
         pressed_at(&a->state, a->state.host_pressure, a->hysteresis_ms) ||
-        !change_target(s, pages_after_host_pressure(&rule),
+        !change_target(s, pages_after_host_pressure(&rule, most_pages(s)),
                        BALLOON_AUTOMATIC_REASON_HOST_PRESSURE)) {
         a->state.host_events_skipped++;
         trace_virtio_balloon_automatic_skip(s->num_pages);

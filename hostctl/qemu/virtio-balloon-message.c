@@ -80,12 +80,13 @@ uint64_t virtio_balloon_ram_without(uint32_t pages)
     return ram > balloon ? ram - balloon : 0;
 }
 
-static void message_received(VirtIOBalloon *s, uint32_t message)
+/* @actual is the VM's logical size in bytes. */
+static void message_received(VirtIOBalloon *s, uint32_t message,
+                             uint64_t actual)
 {
     VirtIOBalloonMessageStats *stats = &s->message.stats;
     g_autofree char *path = NULL;
     BalloonPressureLevel level;
-    uint64_t actual;
 
     switch (message) {
     case VIRTIO_BALLOON_MSG_PRESSURE:
@@ -106,7 +107,6 @@ static void message_received(VirtIOBalloon *s, uint32_t message)
         return;
     }
 
-    actual = virtio_balloon_ram_without(s->actual);
     trace_virtio_balloon_message(BalloonPressureLevel_str(level), actual);
     path = object_get_canonical_path(OBJECT(s));
     qapi_event_send_balloon_pressure(path, level, actual);
@@ -121,12 +121,15 @@ static void message_buffer_received(VirtIOBalloon *s,
     size_t size = iov_size(elem->out_sg, elem->out_num);
     size_t count = size / sizeof(messages[0]);
     size_t taken = MIN(count, ARRAY_SIZE(messages));
+    /* Once a buffer: there are QEMUs that look for DIMMs in all of QOM. */
+    uint64_t actual = virtio_balloon_ram_without(s->actual);
     size_t i;
 
     iov_to_buf(elem->out_sg, elem->out_num, 0, messages,
                taken * sizeof(messages[0]));
     for (i = 0; i < taken; i++) {
-        message_received(s, virtio_ldl_p(VIRTIO_DEVICE(s), &messages[i]));
+        message_received(s, virtio_ldl_p(VIRTIO_DEVICE(s), &messages[i]),
+                         actual);
     }
 
     stats->excess += count - taken;

@@ -20,13 +20,16 @@ typedef struct VirtIOBalloonTurns {
 /* What a buffer counts for beside its bytes. */
 #define VIRTIO_BALLOON_TURN_BUFFER 256
 
+/* And a descriptor, which has to be mapped: as much as a page frame. */
+#define VIRTIO_BALLOON_TURN_DESCRIPTOR 4
+
 /* The list of page frames that is read from one buffer, in bytes. */
 #define VIRTIO_BALLOON_MAX_LIST (256 * 1024)
 
 /*
  * Has @vq been served for long enough, with @work of VIRTIO_BALLOON_TURN_BUFFER
- * a buffer and the bytes of its page frames? If so, the caller returns, and is
- * called again soon. BQL held.
+ * a buffer, VIRTIO_BALLOON_TURN_DESCRIPTOR a descriptor and the bytes of its
+ * page frames? If so, the caller returns, and is called again soon. BQL held.
  */
 bool virtio_balloon_turn_is_over(VirtIOBalloon *s, VirtQueue *vq, size_t work);
 

@@ -21,7 +21,7 @@ from .. import lab, paths, targets
 from ..build import qemu
 from ..errors import LabError
 from ..progress import step
-from ..qtest import Machine
+from ..qtest import Machine, without_ioeventfd
 from ..virtio import ModernDevice, Part
 from . import frames
 from .frames import Buffer, Frames
@@ -130,8 +130,8 @@ def _measure(who: Sequence[Contestant], shapes: dict[str, Frames], rounds: int) 
 @contextmanager
 def _machine(contestant: Contestant, trace: Sequence[str] = ()) -> Iterator[Machine]:
     traced = [word for event in trace for word in ("-trace", f"enable={event}")]
-    # Without an eventfd a kick is answered when its work is done.
-    device = f"virtio-balloon-pci,id=balloon,addr={SLOT},ioeventfd=off{contestant.options}"
+    device = f"virtio-balloon-pci,id=balloon,addr={SLOT}{contestant.options}"
+    device += without_ioeventfd(contestant.binary)
     with Machine(contestant.binary, ["-device", device, *traced],
                  ram=2 * GUEST_MIB * MIB) as machine:
         yield machine

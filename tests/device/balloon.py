@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import re
 import struct
-import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyguest.qtest import Machine
+import pytest
+from qemu.qmp import ExecuteError
+
+from pyguest.qtest import DEADLINE, Machine, has_property, without_ioeventfd
 from pyguest.virtio import ModernDevice, Part
 
 HEADER = (
@@ -77,11 +80,52 @@ def machine(
         yield qemu
 
 
-def has_property(binary: Path, name: str) -> bool:
-    """Has this QEMU's balloon that property?"""
-    said = subprocess.run([binary, "-device", "virtio-balloon-pci,help"], text=True,
-                          capture_output=True, check=True)
-    return f" {name}=" in said.stdout
+@contextmanager
+def discards_inhibited(qemu: Machine) -> Iterator[None]:
+    """While a machine that runs is saved, its memory must not go before it was.
+
+    Of what inhibits discards this alone needs no hardware and no second QEMU.
+    """
+    capability = [{"capability": "background-snapshot", "state": True}]
+    try:
+        qemu.qmp("migrate-set-capabilities", capabilities=capability)
+    except ExecuteError as error:
+        pytest.skip(f"userfaultfd: {error}")
+    # Takes longer than what is done meanwhile.
+    qemu.qmp("migrate-set-parameters", **{"max-bandwidth": 64 << 10})
+    qemu.qmp("migrate", uri="exec:cat >/dev/null")
+
+    def migration() -> dict[str, object]:
+        reply = qemu.qmp("query-migrate")
+        assert isinstance(reply, dict)
+        return reply
+
+    def pages() -> int:
+        ram = migration().get("ram", {})
+        assert isinstance(ram, dict)
+        return ram.get("normal", 0) + ram.get("duplicate", 0)
+
+    # It was stopped for a moment, before the first page.
+    end = time.monotonic() + DEADLINE
+    while not pages():
+        if migration()["status"] == "failed":
+            pytest.skip(f"no background snapshot here, userfaultfd: {qemu.log()}")
+        assert time.monotonic() < end, migration()
+    qemu.wait_for("query-status", status="running")
+    yield
+    assert migration()["status"] == "active"
+    qemu.qmp("migrate_cancel")
+    qemu.wait_for("query-migrate", status="cancelled")
+
+
+def ioeventfd(binary: Path, value: str) -> str:
+    """Option of a balloon whose kicks come by an eventfd ("on") or not ("off")."""
+    if value == "off":
+        return without_ioeventfd(binary)
+    if not has_property(binary, "ioeventfd"):
+        pytest.skip("this QEMU's virtio-balloon-pci has no property ioeventfd, "
+                    "and never uses an eventfd")
+    return f",ioeventfd={value}"
 
 
 def queue_index(feature: int, accepted: Sequence[int]) -> int:

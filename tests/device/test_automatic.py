@@ -24,6 +24,7 @@ from balloon import (
     SLOT,
     STATS,
     Driver,
+    discards_inhibited,
     le32,
     machine,
 )
@@ -299,6 +300,23 @@ def test_a_broken_device_is_left_alone(qemu: Machine, group: FakeGroup) -> None:
     driver.device.kick(driver.index)
     group.press(qemu)
     assert target(qemu) == RAM
+
+
+def test_not_while_discards_are_inhibited(qemu: Machine, group: FakeGroup) -> None:
+    """The guest would lose memory, and the host gain none. What it has, the guest may have back."""
+    driver = Driver(qemu)
+    group.press(qemu)
+    assert target(qemu) == RAM - STEP
+    with discards_inhibited(qemu):
+        group.press(qemu)
+        assert target(qemu) == RAM - STEP
+        assert state(qemu)["host-pressure-skipped"] == 1
+    group.press(qemu)
+    assert target(qemu) == RAM - 2 * STEP
+    follow(driver, RAM - 2 * STEP)
+    with discards_inhibited(qemu):
+        driver.send(le32(LOW))
+        assert target(qemu) == RAM - STEP
 
 
 def test_by_hand_is_refused_while_on(qemu: Machine) -> None:

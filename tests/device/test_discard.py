@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from balloon import discards_inhibited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,6 +271,24 @@ def test_merging_can_be_switched_off(qemu_binary: Path) -> None:
         assert text.count("ram_block_discard_range") == 4
         assert text.count("virtio_balloon_handle_output ") == 4
         assert machine.zeroes(AREA, 8) == {A, A + 1, A + 2}
+
+
+@pytest.mark.parametrize("options", ("", ",x-merge-discards=off"))
+def test_nothing_goes_while_discards_are_inhibited(qemu_binary: Path, options: str) -> None:
+    """The buffers come back all the same."""
+    with Balloon(qemu_binary, options=options) as machine:
+        machine.fill(AREA, 8)
+        driver = machine.driver()
+        machine.traced()
+        with discards_inhibited(machine):
+            driver.inflate([A, A + 1, A + 2])
+            driver.deflate([A])
+            text = machine.traced()
+            assert not runs(text, INFLATE) + runs(text, DEFLATE)
+            assert "ram_block_discard_range" not in text
+            assert machine.zeroes(AREA, 8) == set()
+        driver.inflate([A, A + 1])
+        assert machine.zeroes(AREA, 8) == {A, A + 1}
 
 
 @pytest.mark.parametrize("kind", ("file", "memfd"))

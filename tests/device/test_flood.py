@@ -14,12 +14,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from balloon import HINT, LOW, MESSAGE, REPORTING, SLOT, STATS, Driver, le32, machine
+from balloon import (
+    HINT,
+    LOW,
+    MESSAGE,
+    REPORTING,
+    SLOT,
+    STATS,
+    Driver,
+    ioeventfd,
+    le32,
+    machine,
+)
+from hostgroup import FakeGroup
 from qemu.qmp import ExecuteError
 
 from pyguest.qtest import Machine
 from pyguest.virtio import (
     DESC_INDIRECT,
+    DESC_NEXT,
     DESC_WRITE,
     F_INDIRECT_DESC,
     RINGS,
@@ -68,6 +81,8 @@ def refilled(ram: Path, queue: Queue) -> Iterator[None]:
 @pytest.mark.parametrize("options", ["", ",ioeventfd=off", ",x-merge-discards=off"])
 def test_others_have_their_turn(qemu_binary: Path, ram: Path, kind: str, options: str) -> None:
     """A queue that never gets empty does not keep QEMU from its monitor."""
+    if "ioeventfd" in options:
+        options = ioeventfd(qemu_binary, "off")
     with machine(qemu_binary, (REPORTING, MESSAGE), options=options, ram=ram) as qemu:
         device = ModernDevice(qemu.qtest, SLOT)
         device.negotiate([REPORTING])
@@ -84,21 +99,47 @@ def test_others_have_their_turn(qemu_binary: Path, ram: Path, kind: str, options
         assert queue.used_count()
 
 
+@pytest.mark.parametrize(("kind", "flags"), [
+    ("inflate", DESC_WRITE), ("deflate", 0), ("report", 0),
+])  # fmt: skip
+def test_descriptors_count_for_a_turn(qemu_binary: Path, kind: str, flags: int) -> None:
+    """Those without a page frame as well: each of them has to be mapped."""
+    trace = ("-trace", "enable=virtio_balloon_turn_over")
+    with machine(qemu_binary, (REPORTING, MESSAGE), more=trace) as qemu:
+        device = ModernDevice(qemu.qtest, SLOT)
+        device.negotiate([REPORTING, F_INDIRECT_DESC])
+        index = ["inflate", "deflate", "report"].index(kind)
+        queue = device.queue(index)
+        device.start()
+        entries = [Descriptor(DATA, 1, flags | DESC_NEXT, i + 1) for i in range(1023)]
+        table = [*entries, Descriptor(DATA, 1, flags)]
+        qemu.qtest.write(DATA + 4096, b"".join(map(bytes, table)))
+        queue.describe(0, Descriptor(DATA + 4096, 16 * 1024, DESC_INDIRECT))
+        for _ in range(128):
+            queue.publish(0)
+        device.kick(index)
+        queue.wait_for(128)
+        qemu.qmp("query-status")
+        assert qemu.log().count("virtio_balloon_turn_over") >= 3
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of the process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-@pytest.mark.parametrize("kind", ["messages", "many descriptors"])
+@pytest.mark.parametrize("kind", ["messages", "messages to the rule", "many descriptors"])
 def test_a_flood_of_messages_costs_little(
     qemu_binary: Path, ram: Path, kind: str
 ) -> None:
     """CPU time of QEMU, with a clock that goes, while the ring is refilled all the time."""
-    with machine(qemu_binary, ram=ram, accel="tcg") as qemu:
+    group = FakeGroup(ram.parent / "group")
+    rule = f",automatic=on,memcg-path={group.folder}" if "rule" in kind else ""
+    with machine(qemu_binary, ram=ram, accel="tcg", options=rule) as qemu:
         driver = Driver(qemu, [MESSAGE, F_INDIRECT_DESC])
         qemu.qtest.write(DATA, struct.pack("<16I", *[LOW] * 16))
-        if kind == "messages":
+        if kind != "many descriptors":
             driver.queue.describe(0, Descriptor(DATA, 64))
         else:
             table = DATA + 4096

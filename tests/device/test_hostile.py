@@ -7,7 +7,7 @@ After each of them QEMU answers, and a driver that begins anew has a device that
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from balloon import (
     LOW,
     MESSAGE,
     PATH,
+    PER_PERIOD,
     PERIOD,
     REPORTING,
     SLOT,
@@ -77,25 +78,33 @@ def loop(entries: int) -> list[Descriptor]:
 
 
 D = Descriptor
-BROKEN = {
-    "loop of one": (loop(1), []),
-    "loop of all": (loop(LARGEST), []),
-    "next beyond the table": ([D(DATA, 4, N, LARGEST)], []),
-    "next far beyond": ([D(DATA, 4, N, 0xFFFF)], []),
-    "readable after writable": ([D(DATA, 4, W | N, 1), D(DATA, 4)], []),
-    "zero length in a chain": ([D(DATA, 4, N, 1), D(DATA, 0)], []),
-    "larger than what is copied": ([D(OUTSIDE, 64 << 10)], []),
-    "indirect: empty": ([D(TABLE, 0, I)], []),
-    "indirect: no whole entry": ([D(TABLE, 15, I)], [D(DATA, 4)]),
-    "indirect: one and a half": ([D(TABLE, 24, I)], [D(DATA, 4), D(DATA, 4)]),
-    "indirect: loop": ([D(TABLE, 32, I)], [D(DATA, 4, N, 1), D(DATA, 4, N, 0)]),
-    "indirect: next beyond": ([D(TABLE, 16, I)], [D(DATA, 4, N, 1)]),
-    "indirect: more than 1024": (
-        [D(TABLE, 16 * 1100, I)], [D(DATA, 4, N, i + 1) for i in range(1100)]),
-    "indirect: 4 GiB": ([D(TABLE, 0xFFFFFFF0, I)], [D(DATA, 4, N, 0xFFFF)]),
-    "indirect: nowhere": ([D(NOWHERE, 64, I)], []),
-}  # fmt: skip
-HARMLESS = {
+Ring = tuple[list[Descriptor], list[Descriptor]]
+"""The descriptor table from its beginning on, and an indirect one."""
+
+
+def broken(size: int) -> dict[str, Ring]:
+    """For a queue of that size."""
+    return {
+        "loop of one": (loop(1), []),
+        "loop of all": (loop(size), []),
+        "next beyond the table": ([D(DATA, 4, N, size)], []),
+        "next far beyond": ([D(DATA, 4, N, 0xFFFF)], []),
+        "readable after writable": ([D(DATA, 4, W | N, 1), D(DATA, 4)], []),
+        "zero length in a chain": ([D(DATA, 4, N, 1), D(DATA, 0)], []),
+        "larger than what is copied": ([D(OUTSIDE, 64 << 10)], []),
+        "indirect: empty": ([D(TABLE, 0, I)], []),
+        "indirect: no whole entry": ([D(TABLE, 15, I)], [D(DATA, 4)]),
+        "indirect: one and a half": ([D(TABLE, 24, I)], [D(DATA, 4), D(DATA, 4)]),
+        "indirect: loop": ([D(TABLE, 32, I)], [D(DATA, 4, N, 1), D(DATA, 4, N, 0)]),
+        "indirect: next beyond": ([D(TABLE, 16, I)], [D(DATA, 4, N, 1)]),
+        "indirect: more than 1024": (
+            [D(TABLE, 16 * 1100, I)], [D(DATA, 4, N, i + 1) for i in range(1100)]),
+        "indirect: 4 GiB": ([D(TABLE, 0xFFFFFFF0, I)], [D(DATA, 4, N, 0xFFFF)]),
+        "indirect: nowhere": ([D(NOWHERE, 64, I)], []),
+    }  # fmt: skip
+
+
+HARMLESS: dict[str, Ring] = {
     "beyond the end of addresses": ([D(0xFFFFFFFFFFFFFFF0, 64)], []),
     # QEMU does not look at the flag in an indirect table.
     "indirect: of indirect": ([D(TABLE, 16, I)], [D(TABLE, 16, I)]),
@@ -111,9 +120,10 @@ HARMLESS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("ring", BROKEN)
+@pytest.mark.parametrize("ring", broken(LARGEST))
 def test_a_broken_ring_stops_the_device(qemu: Machine, ring: str) -> None:
-    driver = put(qemu, *BROKEN[ring])
+    driver = Driver(qemu, [STATS, MESSAGE, F_INDIRECT_DESC])
+    put(qemu, driver, broken(driver.queue.size)[ring])
     assert driver.device.status & NEEDS_RESET
     assert driver.queue.used_count() == 0
     assert counted(qemu) == {}
@@ -121,15 +131,15 @@ def test_a_broken_ring_stops_the_device(qemu: Machine, ring: str) -> None:
 
 @pytest.mark.parametrize("ring", HARMLESS)
 def test_a_strange_ring_is_used(qemu: Machine, ring: str) -> None:
-    driver = put(qemu, *HARMLESS[ring])
+    driver = Driver(qemu, [STATS, MESSAGE, F_INDIRECT_DESC])
+    put(qemu, driver, HARMLESS[ring])
     driver.queue.wait_for(1)
     assert not driver.device.status & NEEDS_RESET
 
 
-def put(
-    qemu: Machine, table: Sequence[Descriptor], indirect: Sequence[Descriptor]
-) -> Driver:
-    driver = Driver(qemu, [STATS, MESSAGE, F_INDIRECT_DESC])
+def put(qemu: Machine, driver: Driver, ring: Ring) -> None:
+    table, indirect = ring
+    assert len(table) <= driver.queue.size
     qemu.qtest.write(TABLE, b"".join(map(bytes, indirect)))
     for index, descriptor in enumerate(table):
         driver.queue.describe(index, descriptor)
@@ -137,7 +147,6 @@ def put(
     driver.device.kick(driver.index)
     for _ in range(3):
         qemu.qmp("query-status")
-    return driver
 
 
 @pytest.mark.parametrize("ahead", [LARGEST + 1, 0x8000, 0xFFFF])
@@ -225,7 +234,7 @@ def test_a_reset_in_flight(qemu: Machine, let_go: Callable[[Driver], None]) -> N
         statistics.describe(0, Descriptor(OUTSIDE, 4096))
         statistics.publish(0)
         driver.device.kick(2)
-        for _ in range(40):
+        for _ in range(3 * PER_PERIOD):
             driver.queue.add(le32(LOW))
         driver.device.kick(driver.index)
         let_go(driver)

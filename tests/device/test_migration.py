@@ -28,6 +28,7 @@ from balloon import (
     Driver,
     counted,
     guest_stats,
+    ioeventfd,
     le32,
     levels,
     machine,
@@ -158,11 +159,11 @@ def frames(first: int, count: int) -> Part:
     return Part(struct.pack(f"<{count}I", *range(first, first + count)))
 
 
-@pytest.mark.parametrize("ioeventfd", ["on", "off"])
-def test_goes_on_inflating(qemu_binary: Path, tmp_path: Path, ioeventfd: str) -> None:
+@pytest.mark.parametrize("eventfd", ["on", "off"])
+def test_goes_on_inflating(qemu_binary: Path, tmp_path: Path, eventfd: str) -> None:
     """The target is far off, a part is done, and a buffer that nobody has seen is in the ring."""
     stream = tmp_path / "stream"
-    options = f",ioeventfd={ioeventfd}"
+    options = ioeventfd(qemu_binary, eventfd)
     first, count = 64 * MIB // PAGE, 256
     with machine(qemu_binary, options=options) as source:
         driver = Driver(source)
@@ -182,7 +183,7 @@ def test_goes_on_inflating(qemu_binary: Path, tmp_path: Path, ioeventfd: str) ->
         move(driver, dest)
         inflate.qtest = dest.qtest
         assert (target(dest), actual(dest)) == (RAM - 64 * MIB, RAM - count * PAGE)
-        if ioeventfd == "off":
+        if eventfd == "off":
             driver.device.kick(INFLATE)
         inflate.wait()
         # What is in the balloon is discarded on both sides, and nothing else.
@@ -194,14 +195,14 @@ def test_goes_on_inflating(qemu_binary: Path, tmp_path: Path, ioeventfd: str) ->
         assert levels(dest) == ["low"]
 
 
-@pytest.mark.parametrize("ioeventfd", ["on", "off"])
+@pytest.mark.parametrize("eventfd", ["on", "off"])
 @pytest.mark.parametrize("left", [1, 100])
 def test_messages_left_in_the_ring_are_read(
-    qemu_binary: Path, tmp_path: Path, ioeventfd: str, left: int
+    qemu_binary: Path, tmp_path: Path, eventfd: str, left: int
 ) -> None:
     """The device looks once when the machine runs again; also for more than it reads in one go."""
     stream = tmp_path / "stream"
-    options = f",ioeventfd={ioeventfd}"
+    options = ioeventfd(qemu_binary, eventfd)
     with machine(qemu_binary, options=options) as source:
         driver = Driver(source)
         driver.send(le32(CRITICAL))
