@@ -24,6 +24,8 @@ from .series import Recipe, Series
 
 DRIVER = "drivers/virtio/virtio_balloon.c"
 OPTION = "VIRTIO_BALLOON_PRESSURE"
+BUILT_IN = "VIRTIO_BALLOON"
+"""The driver, a module in the distribution's configuration."""
 KCONFIG = "drivers/virtio/Kconfig"
 MODULE = str(Path(DRIVER).with_suffix(".o"))
 NEEDS_BYTES = 1 << 30
@@ -105,6 +107,8 @@ def check(series: Series, recipe: Recipe, source: Source, config: Path,
             objects = build.make(what)
             result.append(Checked(mail, objects, _checkpatch(mail, recipe, source)))
         build.link(symvers)
+        build.configure("-e", BUILT_IN)
+        build.make(f"with CONFIG_{BUILT_IN}=y")
         build.configure("-d", OPTION)
         build.make(f"without CONFIG_{OPTION}")
     return result
@@ -149,14 +153,18 @@ class _Build:
             for goal in ("olddefconfig", "modules_prepare"):
                 progress.run(self._command(goal), self.log, step, how_far=r"(CC|LD|HOSTCC).*")
 
-    def configure(self, *change: str) -> None:
-        """Change the configuration, by options of scripts/config."""
+    def configure(self, switch: str, option: str) -> None:
+        """Enable (-e) or disable (-d) an option, as scripts/config does."""
         before = (self.folder / ".config").read_text()
         subprocess.run([str(self.tree / "scripts/config"), "--file",
-                        str(self.folder / ".config"), *change], check=True)
-        if (self.folder / ".config").read_text() != before:
-            with progress.step(f"configure {' '.join(change)}") as step:
-                progress.run(self._command("olddefconfig"), self.log, step)
+                        str(self.folder / ".config"), switch, option], check=True)
+        if (self.folder / ".config").read_text() == before:
+            return
+        with progress.step(f"configure {switch} {option}") as step:
+            progress.run(self._command("olddefconfig"), self.log, step)
+        enabled = f"CONFIG_{option}=y\n" in (self.folder / ".config").read_text()
+        if enabled != (switch == "-e"):
+            raise LabError(f"CONFIG_{option}: {switch} has no effect: see what it depends on")
 
     def make(self, what: str) -> int:
         """Build with W=1. LabError for warnings that the first build did not have.

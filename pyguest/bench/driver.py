@@ -131,7 +131,7 @@ def _inflation(one: lab.Lab, plan: Plan, record: Record,
                 paths.cache_root(), progress=progress.update))
         for done, (number, place) in enumerate(turns):
             contestant = who[place]
-            inflation.set_limit(limited.memcg, inflation.ROOMY_MIB * inflation.MIB)
+            limited.set_limit(inflation.ROOMY_MIB * inflation.MIB)
             with step(f"inflation {done + 1} of {len(turns)}: {contestant.label}, "
                       f"{contestant.append}") as progress, \
                     one.vm("inflation", prefix=tuple(limited.prefix()),

@@ -11,7 +11,6 @@ kernel zeroes the pages at their allocation makes the host read them back only t
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from .. import host
 from ..errors import LabError
@@ -122,20 +121,6 @@ def ratios(found: Sequence[Inflation], contestant: Contestant, base: Contestant,
     return [theirs[number] / bases[number] for number in sorted(theirs.keys() & bases.keys())]
 
 
-def set_limit(group: Path, size: int) -> None:
-    """Change a memory cgroup's limit (bytes); what is above it is swapped out at once.
-
-    LabError when the kernel could not get the group below it.
-    """
-    one = group / "memory.limit_in_bytes"
-    knob = one if one.exists() else group / "memory.max"
-    try:
-        knob.write_text(str(size))
-    except OSError as error:
-        raise LabError(f"{knob}: {size // MIB} MiB: {error.strerror}: give the group more swap"
-                       ) from error
-
-
 def measure(vm: Vm, limited: host.LimitedHost, contestant: Contestant, number: int,
             step: Step) -> list[Inflation]:
     """Both inflations of a booted guest that is in `limited` with a limit of ROOMY_MIB."""
@@ -149,7 +134,7 @@ def measure(vm: Vm, limited: host.LimitedHost, contestant: Contestant, number: i
               timeout=DEADLINE)
         if state == SWAPPED:
             step.update("lower the host's limit,")
-            set_limit(limited.memcg, PRESSED_MIB * MIB)
+            limited.set_limit(PRESSED_MIB * MIB)
         time.sleep(SETTLE)
         step.update("inflate,")
         found.append(_inflate(vm, limited, contestant, number, state))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -151,11 +152,12 @@ def began_while_pressed(trace: Trace) -> bool:
     """Whether the first sample of a deflation came before the driver could take pressure for over.
 
     That is, without a break in the windows of reclaim between the last target and the sample.
+    False also where the sampler did not run in time to see it begin.
     """
     asked = trace.of("balloon_target")[-1].time
     samples = [(event.time, int(event.fields["deflated"]))
                for event in trace.of("tracing_mark_write") if event.time >= asked]
-    began = next(when for when, pages in samples if pages > samples[0][1])
+    began = next((when for when, pages in samples if pages > samples[0][1]), math.inf)
     windows = [event.time for event in trace.of("balloon_pressure") if asked < event.time < began]
     return all(later - one < PRESSED for one, later in pairwise([asked, *windows, began]))
 

@@ -24,8 +24,8 @@ from guests import (
 )
 
 from pyguest import lab
-from pyguest.demo.record import read_lines
 from pyguest.demo.run import tracer
+from pyguest.jsonl import read_lines
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -153,7 +153,8 @@ def test_counters_agree_under_a_flood(guest: Vm) -> None:
     injected = Counter(LEVELS[level - 1] for level in levels)
     for level in LEVELS:
         assert sent[level] + suppressed[level] == floods * each // len(levels) * injected[level]
-    assert all(sent.values())
+    # A medium may always have come within the interval of a critical, which is sent at once.
+    assert sent["critical"] and sum(suppressed.values())
     assert counted("acked") == sent
     for name in ("balloon_message_queued", "balloon_message_acked"):
         seen = Counter(event.fields["level"] for event in trace.of(name))

@@ -36,8 +36,12 @@ def test_stock_driver_with_our_device(boot: Boot, parts: lab.Parts) -> None:
 
 
 def test_our_driver_with_stock_qemu(boot: Boot) -> None:
-    """Our driver on the distribution's QEMU watches for nothing, and its balloon works."""
-    vm = boot("one", qemu=lab.stock_qemu(), balloon="virtio-balloon-pci")
+    """Our driver on the distribution's QEMU watches for nothing, and its balloon works.
+
+    With one CPU: emulated by QEMU 7.2, another CPU may still meet the int3 of a patch of the
+    kernel's code that is done (7.3 panicked in sched_clock_cpu() on a busy machine).
+    """
+    vm = boot("one", qemu=lab.stock_qemu(), balloon="virtio-balloon-pci", cpus=1)
     assert MESSAGE_VQ not in features(vm)
     assert vm.sh(f"ls -d {DEBUGFS} 2>/dev/null", check=False) == ""
     balloon_works(vm)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -209,18 +208,6 @@ def test_the_stock_driver_of_the_same_kernel_command_line_is_the_measure() -> No
     found = [inflate(who[0].label, 0, 4.0), replace(inflate(who[2].label, 0, 1.0),
                                                     init_on_alloc="0")]
     assert "| stock on 6.1 | 0 | free | 256 | 1.00 |" in report.inflation_table(found, who)
-
-
-@pytest.mark.parametrize("knob", ["memory.limit_in_bytes", "memory.max"])
-def test_the_limit_of_both_cgroup_versions(tmp_path: Path, knob: str) -> None:
-    (tmp_path / knob).write_text("")
-    inflation.set_limit(tmp_path, 300 << 20)
-    assert (tmp_path / knob).read_text() == str(300 << 20)
-
-
-def test_a_limit_that_cannot_be_set(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="300 MiB"):
-        inflation.set_limit(tmp_path / "gone", 300 << 20)
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 3.0), (99, 5.0), (20, 1.0), (0, 1.0)])
