@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon: pressure source and guests -> policy -> guard -> QMP, all of it journalled.
+"""The daemon: pools and guests -> policy -> guard -> guests, all of it written down.
 
-It remembers nothing between two runs: what a guest's target is, it reads back from QEMU.
+What a guest's target is, it reads back from QEMU; of an earlier run it knows the holds alone.
+Each part is kept at work by itself: one that fails is told of and started again.
 """
 
 from __future__ import annotations
@@ -9,165 +10,184 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
 
-from hostctl import guard
-from hostctl.config import Config
-from hostctl.guests.folder import Folder
-from hostctl.guests.qmp import QmpGuest, Timing
-from hostctl.journal import Journal, Reporter, say
-from hostctl.policy import POLICIES
-from hostctl.policy.model import (
-    Decision,
-    Event,
-    GuestActual,
-    GuestLost,
-    GuestMessage,
-    GuestRead,
-    GuestSilent,
-    HostPressure,
-    HostState,
-    TargetSent,
-)
-from hostctl.pressure.source import PressureSource
+from hostctl.config import Config, control_socket, record, restart_for
+from hostctl.control.server import ControlServer
+from hostctl.core import Core
+from hostctl.engine import TICK
+from hostctl.errors import HostctlError
+from hostctl.finders import Place, places
+from hostctl.guests.names import Names
+from hostctl.journal import Journal, say
+from hostctl.metrics import serving
+from hostctl.notify import Notifier
+from hostctl.places import Places
+from hostctl.policy.model import Event, HostState, Tick
+from hostctl.pools import Pools
+from hostctl.pressure.occupancy import Occupancies
+from hostctl.pressure.pool import Pool, PoolConfig
+from hostctl.recorder import Record
+from hostctl.runtime import Locks
+from hostctl.supervise import supervise
 
 
 class Daemon:
-    """One host's guests under one policy; `source` is None to act on messages alone."""
+    """One host's guests. `load` reads the configuration again, or raises HostctlError."""
 
-    def __init__(self, config: Config, journal: Journal, source: PressureSource | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        load: Callable[[], Config],
+        *,
+        notifier: Notifier,
+        dry_run: bool = False,
+    ) -> None:
         self._config = config
         self._journal = journal
-        self._source = source
-        self._report = Reporter(journal)
-        self._policy = POLICIES[config.policy](config.step, config.hysteresis)
-        self._folder = Folder(config.sockets, self._make_guest, self._report)
+        self._load = load
+        self._notifier = notifier
+        self._dry_run = dry_run
+        self._core = Core(config, journal, dry_run=dry_run)
+        self._places = Places(self._core.emit, self._core.report)
+        self._core.channel = self._places.channel
+        occupancies = Occupancies(lambda: self._core.state)
+        self._pools = Pools(self._make_pool, lambda event: self._core.emit(occupancies.add(event)))
+        self._names = Names()
+        self._locks = Locks(control_socket().parent)
         self._stop = asyncio.Event()
-        self.state = HostState()
+        journal.head = self._head
 
-    async def run(self) -> None:
-        """Run until SIGTERM, SIGINT or `stop`. The guests then stay as they are."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        self._say_start()
-        if self._source is not None:
-            self._source.start(self._on_host_pressure, self._on_source_gone)
-        watcher = asyncio.create_task(self._folder.run(), name="folder")
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
-        try:
-            await asyncio.wait((watcher, stopped), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopped.cancel()
-            watcher.cancel()
-            results = await asyncio.gather(watcher, return_exceptions=True)
-            self._journal.write("stop")
-        if isinstance(results[0], Exception):
-            raise results[0]
+    @property
+    def state(self) -> HostState:
+        """The host as it is known now."""
+        return self._core.state
+
+    def emit(self, event: Event) -> None:
+        """Take an event in."""
+        self._core.emit(event)
 
     def stop(self) -> None:
         """Make `run` return."""
         self._stop.set()
 
-    def emit(self, event: Event) -> None:
-        """Take an event in: state, journal, policy, guard, guests."""
-        before = self.state
-        self.state = before.after(event)
-        self._record(event, before)
-        for decision in self._policy.decide(self.state, event):
-            self._carry_out(decision)
+    async def run(self) -> None:
+        """Run until SIGTERM, SIGINT or `stop`. The guests then stay as they are.
 
-    def _carry_out(self, decision: Decision) -> None:
-        name = self._config.policy
-        known = self.state.guests.get(decision.guest)
-        verdict = guard.check(known, decision)
-        handle = self._folder.guests.get(decision.guest)
-        if known is None or handle is None or isinstance(verdict, guard.Refusal):
-            why = verdict.why if isinstance(verdict, guard.Refusal) else "the guest is gone"
-            self._journal.write(
-                "refused",
-                guest=decision.guest,
-                old=decision.old_target,
-                new=decision.new_target,
-                reason=decision.reason,
-                policy=name,
-                why=why,
-            )
-            return
-        handle.set_target(verdict.new_target)
-        # Known from now on, so that ten events in a row make ten steps.
-        self.state = self.state.after(
-            TargetSent(time.monotonic(), verdict.guest, verdict.new_target)
-        )
-        self._journal.write(
-            "decision",
-            guest=verdict.guest,
-            old=verdict.old_target,
-            new=verdict.new_target,
-            reason=verdict.reason,
-            policy=name,
-            actual=known.actual,
-            asked=decision.new_target,
-        )
+        Raises HostctlError where another has a place, a pool cannot be watched, or the metrics
+        not be served.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_stray)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        report, control = self._core.report, self._config.control
+        server = ControlServer(control, self._core.answer)
+        with (
+            closing(self._locks),
+            serving(self._core.metrics, self._config.metrics),
+        ):
+            self._locks.take(self._config.guests)
+            self._say_start()
+            self._pools.change(self._config.pools)
+            self._places.change(self._wanted(self._config))
+            tasks = [
+                asyncio.create_task(supervise(str(control), server.run, report)),
+                asyncio.create_task(supervise("ticks", self._tick, report)),
+                asyncio.create_task(self._notifier.feed()),
+            ]
+            self._notifier.ready(self._summary())
+            try:
+                await self._stop.wait()
+            finally:
+                self._notifier.stopping()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, self._places.close(), return_exceptions=True)
+                self._pools.close()
+                self._journal.write("stop")
 
-    def _record(self, event: Event, before: HostState) -> None:
-        write = self._journal.write
-        match event:
-            case HostPressure():
-                write("host-pressure", level=event.level, source=event.source)
-            case GuestMessage():
-                write("guest-message", guest=event.guest, level=event.level, actual=event.actual)
-            case GuestActual():
-                write("actual", guest=event.guest, actual=event.actual)
-            case GuestLost():
-                write("guest-lost", guest=event.guest, why=event.why)
-            case GuestSilent():
-                write("guest-silent", guest=event.guest)
-            case GuestRead():
-                sizes = {
-                    "guest": event.guest,
-                    "ram": event.ram,
-                    "actual": event.actual,
-                    "target": event.target,
-                    "floor": event.floor,
-                    "balloon": event.balloon,
-                }
-                if event.guest not in before.guests:
-                    write("guest-added", **sizes, target_known=event.target_known)
-                elif before.guests[event.guest] != self.state.guests[event.guest]:
-                    write("guest-read", **sizes)
+    def reload(self) -> None:
+        """Read the configuration again; a bad one changes nothing."""
+        self._notifier.reloading()
+        self._reopen_journal()
+        old = self._config
+        try:
+            new = self._load()
+            # What can fail comes first.
+            self._locks.take(new.guests)
+            self._pools.change(new.pools)
+        except HostctlError as exc:
+            self._locks.keep(old.guests)
+            for number, line in enumerate(str(exc).splitlines()):
+                self._core.report.forget(f"reload {number}")  # asked for anew, told anew
+                self._core.report.problem(f"reload {number}", f"{line}; the old one stays")
+        else:
+            self._config = new
+            self._core.change(new)
+            self._places.change(self._wanted(new))
+            self._locks.keep(new.guests)
+            self._journal.size, self._journal.keep = new.journal.size, new.journal.keep
+            restart = restart_for(old, new)
+            self._journal.write("reload", **record(new), changed=new != old, restart=restart)
+            say(f"reloaded: {self._summary()}")
+            if restart:
+                say(f"reloaded, but for {', '.join(restart)}: a restart applies that")
+        self._notifier.ready(self._summary())
 
-    def _on_host_pressure(self) -> None:
-        assert self._source is not None
-        self.emit(HostPressure(time.monotonic(), self._source.level, self._source.name))
+    def _reopen_journal(self) -> None:
+        try:
+            self._journal.reopen()
+        except HostctlError as exc:
+            self._core.report.problem("journal", f"{exc}; it goes on in the old file")
+        else:
+            self._core.report.clear("journal")
 
-    def _on_source_gone(self, why: str) -> None:
-        assert self._source is not None
-        self._journal.write("host-pressure-lost", source=self._source.name, why=why)
-        self._report.problem(
-            self._source.name,
-            f"{why}; going on with the guests' messages alone, restart hostctl to watch again",
-        )
+    def _wanted(self, config: Config) -> Iterator[Place]:
+        return places(config.guests, self._pools.of, self._names)
 
-    def _make_guest(self, path: Path) -> QmpGuest:
+    def _make_pool(self, config: PoolConfig) -> Pool:
+        return Pool(config, self._core.report)
+
+    async def _tick(self) -> None:
+        while True:
+            self.emit(Tick(time.monotonic()))
+            await asyncio.sleep(TICK)
+
+    def _on_stray(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody has caught is told once, and ends nothing."""
+        exc = context.get("exception")
+        self._core.report.problem("hostctl", f"{context.get('message')}: {exc!r}; please report it")
+
+    def _summary(self) -> str:
         config = self._config
-        floor = config.floors.get(path.stem, config.floor)
-        timing = Timing(timeout=config.timeout, refresh=config.refresh)
-        return QmpGuest(path, floor, self.emit, self._report, timing)
+        found = [*map(str, config.guests.sockets), *config.guests.libvirt]
+        dry = " (dry run: nothing is sent)" if self._dry_run else ""
+        watched = [f"{one.source} of {one.group or 'the machine'}" for one in config.pools]
+        return (
+            f"policy {config.policy}{dry}, guests in {', '.join(found)}, "
+            f"host pressure {', '.join(watched)}"
+        )
 
     def _say_start(self) -> None:
+        self._journal.write("start", **self._about())
+        say(self._summary())
+
+    def _head(self) -> Iterator[Record]:
+        """What a new file of the journal begins with: all that a replay of it needs."""
+        yield {"mono": time.monotonic(), "event": "continued", **self._about()}
+        yield from self._core.known()
+
+    def _about(self) -> Record:
         config = self._config
-        source = self._source.name if self._source else None
-        self._journal.write(
-            "start",
-            policy=config.policy,
-            step=config.step,
-            hysteresis=config.hysteresis,
-            sockets=str(config.sockets),
-            pressure=source,
-            level=config.level,
-        )
-        say(
-            f"policy {config.policy}, sockets {config.sockets}, "
-            f"host pressure {source or 'not watched'}"
-        )
+        return {
+            **record(config),
+            "dry_run": self._dry_run,
+            "sockets": [str(path) for path in config.guests.sockets],
+            "libvirt": list(config.guests.libvirt),
+            "pools": {pool.name: str(pool.group or "") for pool in config.pools},
+        }

@@ -12,12 +12,37 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from hostctl.errors import QmpDataError
-from hostctl.policy.model import PAGE, Level
+from hostctl.policy.model import PAGE, SIZE_END, Level, Stats
 
-SIZE_END = 1 << 63
-"""QAPI's int is signed, 64 bits: a size from here on is no size."""
 BALLOON_TYPE = "child<virtio-balloon"
 """How the QOM type of each of QEMU's virtio balloon devices begins (-pci, -device, -ccw)."""
+BALLOON_CORE = "child<virtio-balloon-device>"
+"""The device itself; the others are a bus's, and have it as their child."""
+MESSAGE_BIT = 23
+"""VIRTIO_BALLOON_F_MESSAGE_VQ of kmod/include/uapi/linux/virtio_balloon_message.h."""
+MESSAGE_NAME = "VIRTIO_BALLOON_F_MESSAGE_VQ"
+UNTOLD = ((1 << 64) - 1, -1)
+"""How QEMU writes a statistic that the driver did not send."""
+SIZES = {
+    "stat-total-memory": "total",
+    "stat-free-memory": "free",
+    "stat-available-memory": "available",
+    "stat-disk-caches": "caches",
+}
+"""QEMU's names of statistics that are bytes of the guest's RAM, and ours in Stats."""
+COUNTS = {
+    "stat-swap-in": "swap_in",
+    "stat-swap-out": "swap_out",
+    "stat-major-faults": "major_faults",
+    "stat-oom-kills": "oom_kills",
+    "stat-alloc-stalls": "stalls",
+}
+"""Statistics that only grow."""
+SUMS = {
+    "scanned": ("stat-async-scans", "stat-direct-scans"),
+    "reclaimed": ("stat-async-reclaims", "stat-direct-reclaims"),
+}
+"""Our counts of pages, from counts of bytes: Linux has them since 6.12, QEMU 10.0 but not 7.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +58,20 @@ class ActualEvent:
     """BALLOON_CHANGE: the guest's size is now `actual` bytes."""
 
     actual: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatsReply:
+    """Statistics as a host dates them."""
+
+    date: int
+    """Seconds of the wall clock when the driver answered last; 0: it never did."""
+    values: Mapping[str, int]
+    """By their names in Stats."""
+
+    def at(self, time: float) -> Stats:
+        """The statistics, made at `time` on the clock of all events."""
+        return Stats(time, **self.values)
 
 
 def event(message: Mapping[str, object]) -> PressureEvent | ActualEvent | None:
@@ -78,19 +117,72 @@ def target(reply: object, ram: int) -> int:
     return reply
 
 
-def balloon_names(reply: object) -> list[str]:
-    """The reply to qom-list: the names of the members that are balloon devices."""
+def balloons(reply: object) -> list[str]:
+    """The reply to qom-list: the paths, below the folder, of the balloon devices in it."""
     if not isinstance(reply, list):
         raise _wrong("qom-list", "return", reply, "a list")
-    names = []
+    paths = []
     for item in reply:
         data = _mapping("qom-list", item)
         name, kind = data.get("name"), data.get("type")
         if not isinstance(name, str) or not isinstance(kind, str):
             raise _wrong("qom-list", "return", item, "a name and a type")
         if kind.startswith(BALLOON_TYPE):
-            names.append(name)
-    return names
+            paths.append(name if kind == BALLOON_CORE else f"{name}/virtio-backend")
+    return paths
+
+
+def flag(name: str, reply: object) -> bool:
+    """The reply to qom-get of a property that is on or off."""
+    if not isinstance(reply, bool):
+        raise _wrong("qom-get", name, reply, "true or false")
+    return reply
+
+
+def tells(reply: object) -> bool:
+    """The reply to x-query-virtio-status: did the driver accept the message queue?
+
+    QEMU shows the bits that it has no name for as a number.
+    """
+    name = "x-query-virtio-status"
+    features = _mapping(name, _mapping(name, reply).get("guest-features"))
+    number = features.get("unknown-dev-features", 0)
+    if not isinstance(number, int):
+        raise _wrong(name, "unknown-dev-features", number, "a number")
+    named = features.get("dev-features", [])
+    if not isinstance(named, list):
+        raise _wrong(name, "dev-features", named, "a list")
+    return bool(number >> MESSAGE_BIT & 1) or any(
+        isinstance(one, str) and one.startswith(MESSAGE_NAME) for one in named
+    )
+
+
+def stats(reply: object, ram: int) -> StatsReply:
+    """The reply to qom-get of guest-stats; names that we do not know are passed over.
+
+    A size above the RAM is refused with all the rest: who says so lies in the rest as well.
+    """
+    name = "guest-stats"
+    data = _mapping(name, reply)
+    date = _size(name, data, "last-update")
+    told = {
+        key: value
+        for key, value in _mapping(name, data.get("stats")).items()
+        if value not in UNTOLD
+    }
+    values = {}
+    for key, ours in SIZES.items():
+        if key in told:
+            values[ours] = _size(name, told, key)
+            if values[ours] > ram:
+                raise _wrong(name, key, values[ours], f"a size within the RAM of {ram} bytes")
+    for key, ours in COUNTS.items():
+        if key in told:
+            values[ours] = _size(name, told, key)
+    for ours, keys in SUMS.items():
+        if parts := [_size(name, told, key) for key in keys if key in told]:
+            values[ours] = sum(parts) // PAGE
+    return StatsReply(date, values)
 
 
 def _mapping(where: str, value: object) -> Mapping[str, object]:

@@ -1,26 +1,49 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Policies: pure functions from the host's state and an event to decisions.
+"""Policies: from the host's state and an event to decisions.
 
-Nothing here does I/O or reads a clock, so that the daemon and anything that replays a
-journal run the same code.
+Nothing here does I/O or reads a clock: what a policy decides follows from its settings and
+from the events that it has seen, so that the daemon, the simulator and a replayed journal run
+the same code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from hostctl.policy.classic import Classic
+from hostctl.policy.classic import HYSTERESIS, STEP, Classic
 from hostctl.policy.model import Decision, Event, HostState
+from hostctl.policy.mom import Mom
+from hostctl.policy.proxmox import Proxmox
+from hostctl.policy.transfer import Transfer
+from hostctl.policy.tuning import Tuning
 
 
 class Policy(Protocol):
-    """What decides about targets."""
+    """What decides about targets. It may remember what it has seen, and nothing else."""
 
     def decide(self, state: HostState, event: Event) -> list[Decision]:
         """The decisions that `event` calls for; `state` is the host after the event."""
         ...
 
 
-POLICIES: Mapping[str, Callable[[int, float], Policy]] = {"classic": Classic}
-"""Policy by name, made from a step in bytes and a hysteresis in seconds."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator can set of policies; each takes what it knows."""
+
+    step: int = STEP
+    """Bytes, of `classic`."""
+    hysteresis: float = HYSTERESIS
+    """Seconds, of `classic`."""
+    tuning: Tuning = Tuning()
+    """Of `transfer`."""
+
+
+POLICIES: Mapping[str, Callable[[Settings], Policy]] = {
+    "classic": lambda settings: Classic(settings.step, settings.hysteresis),
+    "transfer": lambda settings: Transfer(settings.tuning),
+    "mom": lambda settings: Mom(),
+    "proxmox": lambda settings: Proxmox(),
+}
+"""How to make each policy, by name."""

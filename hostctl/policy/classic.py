@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The seed's rule, per guest (the series of 2014), with what it left open settled.
 
-On host pressure the balloon grows by a step, unless the guest's last message is at most the
+On its pool's pressure the balloon grows by a step, unless the guest's last message is at most the
 hysteresis old. On a guest's message an inflation under way is cancelled; if there is none,
 the balloon shrinks by a step. The target stays between the guest's floor and its RAM.
 """
@@ -38,7 +38,7 @@ class Classic:
         """What `event` calls for; `state` is the host after the event."""
         match event:
             case HostPressure():
-                found = [self._inflate(g, event.time) for g in state.guests.values()]
+                found = [self._inflate(g, event.time) for g in state.of_pool(event.pool)]
             # A guest at a higher level sends LOW as well: acting on each would act twice.
             case GuestMessage(level=Level.LOW) if event.guest in state.guests:
                 found = [self._relieve(state.guests[event.guest])]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the host's memory pressure comes from."""
+"""The host's memory: pools of it, their limits and usage, and when they run short."""

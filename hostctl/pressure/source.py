@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every pressure source is to the daemon."""
+"""What every source of pressure is to a pool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hostctl.policy.model import Level
 
 
 class PressureSource(Protocol):
-    """Calls back in the running event loop when the host is short of memory.
+    """Calls back in the running event loop while the host is short of memory.
 
     Making one registers with the kernel and raises HostctlError where that cannot be done.
     """
@@ -21,12 +21,15 @@ class PressureSource(Protocol):
         ...
 
     @property
-    def level(self) -> Level:
-        """The pressure is at least this at each event."""
+    def gap(self) -> float:
+        """Seconds for which one shortage is told again, at this level and those below it."""
         ...
 
-    def start(self, on_pressure: Callable[[], None], on_gone: Callable[[str], None]) -> None:
-        """Begin to call back; `on_gone` (with the reason) comes once, and nothing after it."""
+    def start(self, on_pressure: Callable[[Level], None], on_gone: Callable[[str], None]) -> None:
+        """Begin to call back, at once for each level that is reached; `on_gone` ends it.
+
+        Whether a group was removed is the pool's to find out, on a call of either.
+        """
         ...
 
     def close(self) -> None:

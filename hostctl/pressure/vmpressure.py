@@ -6,72 +6,55 @@ See "Memory Pressure" in the kernel's Documentation/admin-guide/cgroup-v1/memory
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from hostctl.errors import HostctlError
 from hostctl.policy.model import Level
+from hostctl.pressure.eventfd import CONTROL_FILE, Notifier
 
-ROOT = Path("/sys/fs/cgroup/memory")
-"""The usual place of the v1 memory hierarchy; LINUX_MEMCG_DEF_PATH of the seed."""
 LEVEL_FILE = "memory.pressure_level"
-CONTROL_FILE = "cgroup.event_control"
+GAP = 0.1
+"""Seconds. Each 512 scanned pages can be an event, thousands in a second: our own choice."""
 
 
-def offered(memcg: Path) -> bool:
-    """Whether `memcg` is a group that has vmpressure."""
-    return (memcg / LEVEL_FILE).exists() and (memcg / CONTROL_FILE).exists()
+def offered(group: Path) -> bool:
+    """Whether `group` is a group that has vmpressure."""
+    return (group / LEVEL_FILE).exists() and (group / CONTROL_FILE).exists()
 
 
 class VmPressure:
-    """Notifications of the v1 group `memcg` at `level` or above."""
+    """Reclaim for the sake of the v1 group `group` itself, at `levels`.
 
-    def __init__(self, memcg: Path, level: Level) -> None:
-        self.name = f"vmpressure:{memcg}"
-        self.level = level
-        self._file = memcg / LEVEL_FILE
-        self._stack = ExitStack()
+    That is, its own limit is reached, or for the hierarchy's top the machine's memory. Events are
+    taken in the mode `local`: of a group below that is at a limit of its own this one need know
+    nothing, and a listener there takes no event away from this one.
+    """
+
+    def __init__(self, group: Path, levels: Iterable[Level]) -> None:
+        self.name = f"vmpressure:{group}"
+        self.gap = GAP
         with ExitStack() as undo:
-            self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            undo.callback(os.close, self._eventfd)
-            # The registration lives as long as the eventfd: the other two may be closed.
-            with ExitStack() as files:
+            self._notifiers: dict[Level, Notifier] = {}
+            for level in levels:
                 try:
-                    pressure = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
-                    files.callback(os.close, pressure)
-                    control = os.open(memcg / CONTROL_FILE, os.O_WRONLY | os.O_CLOEXEC)
-                    files.callback(os.close, control)
-                    os.write(control, f"{self._eventfd} {pressure} {level}".encode())
+                    notifier = Notifier(group / LEVEL_FILE, [f"{level},local"])
                 except OSError as exc:
                     raise HostctlError(
-                        f"pressure.memcg {memcg}: no vmpressure at level {level} "
-                        f"({exc.strerror}); give a cgroup v1 memory group that this user may "
-                        "write to, or --pressure psi"
+                        f"cgroup {group}: no vmpressure at level {level} ({exc.strerror}); give a "
+                        "cgroup v1 memory group that this user may write to, with all above it, "
+                        "or --pressure psi"
                     ) from exc
+                undo.callback(notifier.close)
+                self._notifiers[level] = notifier
             self._stack = undo.pop_all()
 
-    def start(self, on_pressure: Callable[[], None], on_gone: Callable[[str], None]) -> None:
-        """Begin to call back."""
-        loop = asyncio.get_running_loop()
-
-        def readable() -> None:
-            try:
-                # However many the kernel counted, it is one event, as in the seed.
-                os.eventfd_read(self._eventfd)
-            except BlockingIOError:
-                return
-            # The kernel signals once more when the group is removed.
-            if self._file.exists():
-                on_pressure()
-            else:
-                self.close()
-                on_gone(f"{self._file.parent} was removed")
-
-        loop.add_reader(self._eventfd, readable)
-        self._stack.callback(loop.remove_reader, self._eventfd)
+    def start(self, on_pressure: Callable[[Level], None], on_gone: Callable[[str], None]) -> None:
+        """Begin to call back; a group's removal looks like pressure at each level."""
+        for level, notifier in self._notifiers.items():
+            notifier.start(partial(on_pressure, level))
 
     def close(self) -> None:
         """Unregister; may be called twice."""

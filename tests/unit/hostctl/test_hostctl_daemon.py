@@ -14,145 +14,36 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from hostctl.config import Config
+from fakeqemu import MIB, QEMUS, RAM, FakeQemu
+
+from hostctl.config import Config, GuestsConfig
 from hostctl.daemon import Daemon
 from hostctl.journal import Journal
-from hostctl.policy.model import Level
+from hostctl.notify import Notifier
+from hostctl.policy.model import HOST, Event, HostPressure, Level, PoolLost
+from hostctl.pressure.pool import PoolConfig
 
-MIB = 1 << 20
-RAM = 512 * MIB
-DEVICE = "/machine/peripheral-anon/device[0]"
-SOON = 5.0
-
-
-QEMUS: list[FakeQemu] = []
-"""All that a test has started."""
-
-
-class FakeQemu:
-    """Answers QMP as a QEMU with our balloon device does; each fault is a switch."""
-
-    def __init__(
-        self, path: Path, *, actual: int = RAM, target: int | None = None, stock: bool = False
-    ) -> None:
-        self.path = path
-        self.actual = actual
-        self.target = actual if target is None else target
-        self.stock = stock
-        self.balloon = True
-        self.frozen = False
-        self.refuse = False
-        self.hold: asyncio.Event | None = None
-        """Set: replies to qom-get wait for it, with what was true before."""
-        self.held = False
-        self.greeting: bytes | None = None
-        self.override: dict[str, object] = {}
-        self.sent: list[int] = []
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def start(self) -> None:
-        QEMUS.append(self)
-        self._server = await asyncio.start_unix_server(self._client, self.path)
-
-    def die(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        self.path.unlink(missing_ok=True)
-
-    def event(self, name: str, **data: object) -> None:
-        self.raw(json.dumps({"event": name, "data": data, "timestamp": {}}).encode() + b"\r\n")
-
-    def raw(self, data: bytes) -> None:
-        for writer in self._writers:
-            writer.write(data)
-
-    def press(self, *levels: str) -> None:
-        for level in levels or ("low",):
-            path = {"qom-path": DEVICE}
-            self.event("BALLOON_PRESSURE", level=level, actual=self.actual, **path)
-
-    @property
-    def connected(self) -> bool:
-        return bool(self._writers)
-
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        try:
-            if self.frozen:
-                await asyncio.sleep(3600)
-            hello = json.dumps({"QMP": {"version": {}, "capabilities": []}}).encode() + b"\r\n"
-            writer.write(self.greeting or hello)
-            while True:
-                # The library ends its requests by their closing brace, not by a line's end.
-                text = await reader.readuntil(b"}")
-                while text.count(b"{") > text.count(b"}"):
-                    text += await reader.readuntil(b"}")
-                request = json.loads(text)
-                if self.frozen:
-                    continue
-                answer = self._answer(request["execute"], request.get("arguments", {}))
-                if self.hold is not None and request["execute"] == "qom-get":
-                    self.held = True
-                    await self.hold.wait()
-                if "id" in request:
-                    answer["id"] = request["id"]
-                writer.write(json.dumps(answer).encode() + b"\r\n")
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self._writers.discard(writer)
-            writer.close()
-
-    def _answer(self, command: str, arguments: dict[str, object]) -> dict[str, object]:
-        def error(kind: str, text: str) -> dict[str, object]:
-            return {"error": {"class": kind, "desc": text}}
-
-        if command in self.override:
-            return {"return": self.override[command]}
-        match command:
-            case "query-memory-size-summary":
-                return {"return": {"base-memory": RAM - 64 * MIB, "plugged-memory": 64 * MIB}}
-            case "query-balloon" if not self.balloon:
-                return error("DeviceNotActive", "No balloon device has been activated")
-            case "query-balloon":
-                return {"return": {"actual": self.actual}}
-            case "qom-list":
-                here = arguments["path"] == "/machine/peripheral-anon"
-                item = {"name": "device[0]", "type": "child<virtio-balloon-pci>"}
-                return {"return": [item] if here else []}
-            case "qom-get" if self.stock or arguments["path"] != f"{DEVICE}/virtio-backend":
-                return error("GenericError", "Property 'target' not found")
-            case "qom-get":
-                return {"return": self.target}
-            case "balloon" if self.refuse:
-                return error("GenericError", "automatic is on")
-            case "balloon":
-                value = arguments["value"]
-                assert isinstance(value, int)
-                self.target = value
-                self.sent.append(value)
-        return {"return": {}}
+SOON = 30.0
+"""Seconds: a busy machine is no failure."""
 
 
 class FakeSource:
-    """A pressure source that is pulled by hand."""
+    """Host pressure that is made by hand."""
 
-    name = "fake"
-    level = Level.LOW
+    emit: Callable[[Event], None]
 
-    def start(self, on_pressure: Callable[[], None], on_gone: Callable[[str], None]) -> None:
-        self.press = on_pressure
-        self.go = on_gone
+    def press(self) -> None:
+        self.emit(HostPressure(time.monotonic(), Level.LOW, "fake"))
 
-    def close(self) -> None:
-        pass
+    def go(self, why: str) -> None:
+        self.emit(PoolLost(time.monotonic(), HOST, why))
 
 
 class Host:
     """A daemon at work, its journal, and its folder of sockets."""
+
+    daemon: Daemon
+    config: Config
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -162,6 +53,14 @@ class Host:
     def records(self, kind: str, **fields: object) -> list[dict[str, object]]:
         found = [json.loads(line) for line in self.journal.read_text().splitlines()]
         return [r for r in found if r["event"] == kind and fields.items() <= r.items()]
+
+    async def ready(self, *guests: str) -> None:
+        """Until there are fresh statistics of these guests: without any, none is inflated."""
+        await until(
+            lambda: all(
+                g in self.daemon.state.guests and self.daemon.state.guests[g].stats for g in guests
+            )
+        )
 
     async def record(self, kind: str, count: int = 1, **fields: object) -> dict[str, object]:
         await until(lambda: len(self.records(kind, **fields)) >= count)
@@ -176,13 +75,24 @@ async def until(condition: Callable[[], bool], seconds: float = SOON) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path, **settings: object) -> AsyncIterator[Host]:
+async def running(
+    folder: Path, *, dry_run: bool = False, **settings: object
+) -> AsyncIterator[Host]:
+    """A daemon for the QEMUs in `folder`; `settings` are GuestsConfig's."""
     host = Host(folder)
-    config = Config(folder, timeout=0.6, refresh=0.3, floor=128 * MIB)
-    for key, value in settings.items():
-        object.__setattr__(config, key, value)
+    guests = {"sockets": (folder,), "timeout": 0.6, "refresh": 0.3, "floor": 128 * MIB, **settings}
+    host.config = Config(
+        GuestsConfig(**guests),  # type: ignore[arg-type]
+        pools=(PoolConfig(source="none"),),
+        policy="classic",
+        control=folder / "control",
+    )
     with Journal(host.journal) as journal:
-        daemon = Daemon(config, journal, host.source)
+        daemon = Daemon(
+            host.config, journal, lambda: host.config, notifier=Notifier({}), dry_run=dry_run
+        )
+        host.daemon = daemon
+        host.source.emit = daemon.emit
         task = asyncio.create_task(daemon.run())
         try:
             await host.record("start")
@@ -222,6 +132,7 @@ def test_two_guests_and_both_directions(tmp_path: Path) -> None:
             assert added["ram"] == RAM and added["target"] == 300 * MIB
             assert added["target_known"] is True
             await host.record("guest-added", guest="b")
+            await host.ready("a", "b")
             a.press("low", "medium")
             await until(lambda: a.sent == [332 * MIB])
             await host.record("guest-message", guest="a", level="medium")
@@ -244,19 +155,24 @@ def test_two_guests_and_both_directions(tmp_path: Path) -> None:
     play(run())
 
 
-def test_a_burst_makes_a_step_each_and_stops_at_the_floor(tmp_path: Path) -> None:
+def test_a_burst_makes_a_step_each_until_the_guard_says_no(tmp_path: Path) -> None:
     async def run() -> None:
         a = FakeQemu(tmp_path / "a.qmp")
         await started(a)
         async with running(tmp_path) as host:
-            await host.record("guest-added")
+            await host.ready("a")
             for _ in range(10):
                 host.source.press()
-            await until(lambda: bool(a.sent) and a.sent[-1] == RAM - 320 * MIB)
-            for _ in range(10):
+            steps = [d["new"] for d in host.records("decision")]
+            assert steps[:4] == [RAM - n * 32 * MIB for n in (1, 2, 3, 4)]
+            # A quarter of the RAM at once, and the rest at the guard's rate.
+            assert all(step > RAM - 160 * MIB for step in steps if isinstance(step, int))
+            while not a.sent or a.sent[-1] > 128 * MIB:
                 host.source.press()
-            await until(lambda: a.sent[-1] == 128 * MIB)
-            assert min(a.sent) == 128 * MIB
+                await asyncio.sleep(0.05)
+            host.source.press()
+            await asyncio.sleep(0.1)
+            assert min(a.sent) == 128 * MIB  # the floor
 
     play(run())
 
@@ -271,6 +187,7 @@ def test_started_before_the_guests_and_a_guest_that_dies(tmp_path: Path) -> None
             await host.record("guest-added", guest="b")
             a.die()
             assert "closed" in str((await host.record("guest-lost", guest="a"))["why"])
+            await host.ready("b")
             host.source.press()
             await until(lambda: b.sent == [RAM - 32 * MIB])
             assert not host.records("decision", guest="a")
@@ -289,6 +206,7 @@ def test_a_restarted_daemon_goes_on_from_what_it_reads(tmp_path: Path) -> None:
         for expected in (268, 236):
             async with running(tmp_path) as host:
                 await host.record("guest-added", 1 if expected == 268 else 2)
+                await host.ready("a")
                 host.source.press()
                 await until(lambda: a.sent[-1:] == [expected * MIB])  # noqa: B023
             (tmp_path / "journal").write_text(
@@ -306,6 +224,7 @@ def test_a_frozen_qemu_delays_nobody_and_is_not_inflated(tmp_path: Path) -> None
         async with running(tmp_path, timeout=2.0) as host:
             await host.record("guest-added", guest="a")
             await host.record("guest-added", guest="b")
+            await host.ready("a", "b")
             a.frozen = True
             host.source.press()
             b.press()
@@ -315,13 +234,13 @@ def test_a_frozen_qemu_delays_nobody_and_is_not_inflated(tmp_path: Path) -> None
             await host.record("guest-silent", guest="a")
             host.source.press()
             refused = await host.record("refused", guest="a")
-            assert "does not answer" in str(refused["why"])
+            assert "does not answer" in str(refused["refusal"])
             await asyncio.sleep(1.5)
             assert len(host.records("error", about="a")) == 1
             a.frozen = False
             await host.record("guest-read", guest="a", target=RAM)
             host.source.press()
-            await until(lambda: a.sent == [RAM - 32 * MIB])
+            await until(lambda: a.sent[-1:] == [RAM - 32 * MIB])
 
     play(run())
 
@@ -367,6 +286,7 @@ def test_sockets_that_are_not_qmp_are_told_once(tmp_path: Path) -> None:
                 assert "not a QMP socket" in str(error["message"])
             await asyncio.sleep(1.5)
             assert len(host.records("error")) == len(greetings)
+            await host.ready("good")
             host.source.press()
             await until(lambda: good.sent == [RAM - 32 * MIB])
 
@@ -379,6 +299,7 @@ def test_a_reading_under_way_does_not_undo_a_decision(tmp_path: Path) -> None:
         await a.start()
         async with running(tmp_path) as host:
             await host.record("guest-added")
+            await host.ready("a")
             a.hold = asyncio.Event()
             await until(lambda: a.held)
             host.source.press()
@@ -425,13 +346,14 @@ def test_hostile_events_and_replies(tmp_path: Path) -> None:
             assert len(host.records("error")) == 1
             a.override["query-balloon"] = {"actual": -4096}
             await host.record("guest-silent", guest="a")
+            await host.ready("b")
             host.source.press()
             await host.record("refused", guest="a")
             a.raw(b'{"event": \n')
-            lost = await host.record("guest-lost", guest="a")
-            assert "did not speak QMP" in str(lost["why"])
+            error = await host.record("error", about="a (QMP)")
+            assert "did not speak QMP" in str(error["message"])
             del a.override["query-balloon"]
-            await host.record("guest-added", 2, guest="a")
+            await host.record("guest-read", guest="a")
             await until(lambda: b.sent == [RAM - 32 * MIB])
 
     play(run())
@@ -448,6 +370,7 @@ def test_stock_qemu_and_guest_without_balloon(tmp_path: Path) -> None:
             assert added["target"] == 300 * MIB and added["target_known"] is False
             added = await host.record("guest-added", guest="b")
             assert added["balloon"] is False
+            await host.ready("a")
             host.source.press()
             await until(lambda: a.sent == [268 * MIB])
             await asyncio.sleep(0.5)  # a reading later, the target sent is still the target
@@ -468,7 +391,7 @@ def test_a_refused_target_is_told_once_and_read_back(tmp_path: Path) -> None:
         a.refuse = True
         await started(a)
         async with running(tmp_path) as host:
-            await host.record("guest-added")
+            await host.ready("a")
             host.source.press()
             error = await host.record("error")
             assert "automatic is on" in str(error["message"])
@@ -487,7 +410,7 @@ def test_a_source_that_goes_is_told(tmp_path: Path) -> None:
         async with running(tmp_path) as host:
             await host.record("guest-added")
             host.source.go("the group was removed")
-            assert (await host.record("host-pressure-lost"))["source"] == "fake"
+            assert (await host.record("pool-lost"))["pool"] == HOST
             a.press()
             await until(lambda: a.sent == [332 * MIB])
 
@@ -498,7 +421,7 @@ def test_folder_that_goes_and_returns(tmp_path: Path) -> None:
     async def run() -> None:
         folder = tmp_path / "sockets"
         folder.mkdir()
-        async with running(tmp_path, sockets=folder) as host:
+        async with running(tmp_path, sockets=(folder,)) as host:
             folder.rmdir()
             await host.record("error", about=str(folder))
             folder.mkdir()
@@ -511,7 +434,8 @@ def test_folder_that_goes_and_returns(tmp_path: Path) -> None:
 
 def test_command_stops_cleanly_on_sigterm(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    args = ["--sockets", str(tmp_path), "--journal", str(journal), "--pressure", "none"]
+    args = ["--sockets", str(tmp_path), "--journal", str(journal), "--pressure", "none",
+            "--control", str(tmp_path / "control")]  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-m", "hostctl", "run", *args],
         stderr=subprocess.PIPE,
@@ -522,6 +446,6 @@ def test_command_stops_cleanly_on_sigterm(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(SOON) == 0
-    assert b"policy classic" in first and rest == b""
+    assert b"policy transfer" in first and rest == b""
     events = [json.loads(line)["event"] for line in journal.read_text().splitlines()]
-    assert events == ["start", "stop"]
+    assert [event for event in events if event != "pool"] == ["start", "stop"]

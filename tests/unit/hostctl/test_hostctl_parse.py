@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from hostctl.errors import QmpDataError
 from hostctl.guests import parse
-from hostctl.policy.model import Level
+from hostctl.policy.model import Level, Stats
 
 JSON = st.recursive(
     st.one_of(
@@ -21,7 +24,11 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["actual", "level", "base-memory", "plugged-memory", "name", "type", "x"]
+                [
+                    *("actual", "level", "base-memory", "plugged-memory", "name", "type", "x"),
+                    *("last-update", "stats", *parse.SIZES, "stat-swap-in", "stat-async-scans"),
+                    *("guest-features", "unknown-dev-features", "dev-features"),
+                ]
             ),
             inner,
             max_size=4,
@@ -52,7 +59,52 @@ def test_replies() -> None:
         {"name": "n0", "type": "child<virtio-net-pci>"},
         {"name": "device[1]", "type": "child<virtio-balloon-device>"},
     ]
-    assert parse.balloon_names(members) == ["b0", "device[1]"]
+    assert parse.balloons(members) == ["b0/virtio-backend", "device[1]"]
+
+
+def test_statistics() -> None:
+    untold = (1 << 64) - 1
+    stats = {
+        "stat-total-memory": 8192,
+        "stat-available-memory": 4096,
+        "stat-free-memory": untold,
+        "stat-disk-caches": -1,
+        "stat-swap-in": 7,
+        "stat-oom-kills": 1,
+        "stat-alloc-stalls": 2,
+        "stat-async-scans": 8192,
+        "stat-direct-scans": 4096,
+        "stat-async-reclaims": untold,
+        "stat-direct-reclaims": 4096,
+        "stat-of-the-future": {"x": []},
+    }
+    found = parse.stats({"last-update": 77, "stats": stats}, 8192)
+    assert found.date == 77
+    assert found.at(5.0) == Stats(
+        5.0,
+        total=8192,
+        available=4096,
+        swap_in=7,
+        oom_kills=1,
+        stalls=2,
+        scanned=3,
+        reclaimed=1,
+    )
+    assert parse.stats({"last-update": 0, "stats": {}}, 0).at(1.0) == Stats(1.0)
+
+
+def test_the_message_queue_is_found_among_the_features() -> None:
+    header = Path(__file__).parents[3] / "kmod/include/uapi/linux/virtio_balloon_message.h"
+    bit = re.search(r"VIRTIO_BALLOON_F_MESSAGE_VQ\s+(\d+)", header.read_text())
+    assert bit is not None and int(bit[1]) == parse.MESSAGE_BIT
+    status: dict[str, object] = {"guest-features": {"dev-features": [], "transports": []}}
+    assert not parse.tells(status)
+    status["guest-features"] = {"dev-features": [], "unknown-dev-features": 1 << 23 | 1}
+    assert parse.tells(status)
+    status["guest-features"] = {"dev-features": [], "unknown-dev-features": 1 << 22 | 1 << 24}
+    assert not parse.tells(status)
+    status["guest-features"] = {"dev-features": ["VIRTIO_BALLOON_F_MESSAGE_VQ: Messages"]}
+    assert parse.tells(status)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +126,20 @@ def test_replies() -> None:
         (lambda: parse.balloon({"actual": 1 << 63}, 1 << 70), ["query-balloon", "size"]),
         (lambda: parse.memory({"base-memory": 0}), ["query-memory-size-summary", "pages"]),
         (lambda: parse.memory({"base-memory": 4097}), ["4097"]),
+        (lambda: parse.flag("automatic", 1), ["automatic", "1"]),
+        (lambda: parse.stats({"stats": {}}, 1), ["guest-stats", "last-update"]),
+        (
+            lambda: parse.stats({"last-update": 1, "stats": {"stat-free-memory": 2}}, 1),
+            ["stat-free-memory", "2"],
+        ),
+        (
+            lambda: parse.stats({"last-update": 1, "stats": {"stat-swap-in": 1 << 63}}, 1),
+            ["stat-swap-in"],
+        ),
+        (lambda: parse.tells({"guest-features": {"unknown-dev-features": "x"}}), ["unknown"]),
         (lambda: parse.target("4096", 4096), ["target", "'4096'"]),
-        (lambda: parse.balloon_names({"a" * 999: 1}), ["qom-list", "..."]),
-        (lambda: parse.balloon_names([{"name": 1, "type": "string"}]), ["qom-list", "name"]),
+        (lambda: parse.balloons({"a" * 999: 1}), ["qom-list", "..."]),
+        (lambda: parse.balloons([{"name": 1, "type": "string"}]), ["qom-list", "name"]),
     ],
 )
 def test_nonsense_is_named(call: Callable[[], object], parts: list[str]) -> None:
@@ -103,7 +166,9 @@ def test_any_reply(reply: object, ram: int) -> None:
         lambda: parse.balloon(reply, ram),
         lambda: parse.target(reply, ram),
         lambda: parse.memory(reply),
-        lambda: parse.balloon_names(reply),
+        lambda: parse.balloons(reply),
+        lambda: parse.tells(reply),
+        lambda: parse.flag("automatic", reply),
     ]
     for reader in readers:
         try:
@@ -111,3 +176,32 @@ def test_any_reply(reply: object, ram: int) -> None:
         except QmpDataError:
             continue
         assert isinstance(value, int | list)
+
+
+NAMES = [*parse.SIZES, *parse.COUNTS, *(key for keys in parse.SUMS.values() for key in keys), "x"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(NAMES), st.integers(0, 99) | st.integers(-(1 << 65), 1 << 65) | JSON
+    ),
+    st.integers(0, 1 << 64) | JSON,
+    st.integers(0, 99),
+)
+def test_any_statistics(values: dict[str, object], date: object, ram: int) -> None:
+    try:
+        found = parse.stats({"last-update": date, "stats": values}, ram).at(0.0)
+    except QmpDataError as exc:
+        assert len(str(exc)) < 250
+        return
+    for size in (found.total, found.free, found.available, found.caches):
+        assert size is None or 0 <= size <= ram
+    for count in (found.swap_in, found.stalls, found.scanned, found.reclaimed):
+        assert count is None or 0 <= count < 1 << 63
+
+
+@given(JSON, JSON)
+def test_any_statistics_reply(reply: object, inner: object) -> None:
+    for one in (reply, {"last-update": 1, "stats": inner}):
+        with suppress(QmpDataError):
+            parse.stats(one, 1 << 30)

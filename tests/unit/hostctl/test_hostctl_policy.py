@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hostctl import guard
-from hostctl.policy import POLICIES
+from hostctl.policy import POLICIES, Settings
 from hostctl.policy.classic import Classic
 from hostctl.policy.model import (
+    HOST,
     PAGE,
     Decision,
     Event,
@@ -23,6 +27,7 @@ from hostctl.policy.model import (
     HostState,
     Level,
     Reason,
+    Stats,
     TargetSent,
 )
 
@@ -40,7 +45,8 @@ def guest(
     fresh: bool = True,
 ) -> GuestState:
     return GuestState(
-        "a", RAM, target if actual is None else actual, target, floor, balloon, fresh, last
+        "a", RAM, target if actual is None else actual, target, floor, balloon, fresh, last,
+        stats=Stats(0.0),
     )
 
 
@@ -58,7 +64,7 @@ def message(time: float, level: Level = Level.LOW) -> GuestMessage:
 
 def test_defaults_are_the_seeds() -> None:
     assert Classic() == Classic(step=32 * MIB, hysteresis=60.0)
-    assert POLICIES["classic"](4096, 1.0) == Classic(4096, 1.0)
+    assert POLICIES["classic"](Settings(4096, 1.0)) == Classic(4096, 1.0)
 
 
 def test_host_pressure_inflates_by_a_step() -> None:
@@ -111,6 +117,14 @@ def test_every_guest_gets_the_rule_on_host_pressure() -> None:
     assert [d.guest for d in found] == ["a", "b"]
 
 
+def test_a_pools_pressure_is_no_other_pools_guests_business() -> None:
+    guests = {"a": guest(), "b": replace(guest(), name="b", pool="qemu+ssh://far/system")}
+    for pool, name in ((HOST, "a"), ("qemu+ssh://far/system", "b"), ("none", None)):
+        event = HostPressure(0.0, Level.LOW, "test", pool)
+        found = Classic().decide(HostState(guests), event)
+        assert [one.guest for one in found] == ([name] if name else []), pool
+
+
 def test_guest_without_balloon_is_left_alone() -> None:
     assert decide(guest(balloon=False), pressure(0)) == []
     assert decide(guest(600 * MIB, balloon=False), message(0)) == []
@@ -132,7 +146,8 @@ def test_message_is_remembered_over_a_reading_and_forgotten_with_the_guest() -> 
 
 def check(state: GuestState | None, new: int) -> Decision | guard.Refusal:
     old = state.target if state else 0
-    return guard.check(state, Decision("a", old, new, Reason.HOST_PRESSURE))
+    decision = Decision("a", old, new, Reason.HOST_PRESSURE)
+    return guard.Guard(guard.Limits(step_share=1)).check(state, decision, 0.0)
 
 
 def test_guard_refuses() -> None:
@@ -140,6 +155,12 @@ def test_guard_refuses() -> None:
         (None, 600 * MIB),
         (guest(balloon=False), 600 * MIB),
         (guest(fresh=False), 600 * MIB),
+        (replace(guest(), stats=None), 600 * MIB),
+        (replace(guest(), stats=Stats(-31.0)), 600 * MIB),
+        (replace(guest(), held="set by hand"), 600 * MIB),
+        (replace(guest(600 * MIB), held="set by hand"), RAM),
+        (replace(guest(600 * MIB), most=600 * MIB), RAM),
+        (replace(guest(600 * MIB), most=500 * MIB), RAM),
         (guest(128 * MIB), 64 * MIB),
         (guest(64 * MIB, floor=128 * MIB), 32 * MIB),
         (guest(), RAM),
@@ -151,6 +172,49 @@ def test_guard_refuses() -> None:
 def test_guard_lets_a_stale_guest_have_memory_back() -> None:
     verdict = check(guest(600 * MIB, fresh=False), 632 * MIB)
     assert isinstance(verdict, Decision) and verdict.new_target == 632 * MIB
+
+
+def take(keeper: guard.Guard, target: int, new: int, now: float) -> int:
+    """What the guard lets the target become; what it is when it refuses."""
+    state = replace(guest(target), stats=Stats(now))
+    verdict = keeper.check(state, Decision("a", target, new, Reason.HOST_PRESSURE), now)
+    return verdict.new_target if isinstance(verdict, Decision) else target
+
+
+def test_guard_takes_a_step_at_once_and_the_rest_at_the_rate() -> None:
+    keeper = guard.Guard(guard.Limits(step_share=0.25, rate_share=0.125))
+    assert take(keeper, RAM, 0, 0.0) == RAM * 3 // 4
+    assert take(keeper, RAM * 3 // 4, 0, 0.0) == RAM * 3 // 4
+    assert take(keeper, RAM * 3 // 4, 0, 1.0) == RAM * 5 // 8
+    assert take(keeper, RAM, 0, 100.0) == RAM * 3 // 4
+
+
+@pytest.mark.parametrize("share", [0.25, 0.01])
+def test_guard_does_not_take_a_few_pages_of_what_would_be_more(share: float) -> None:
+    keeper = guard.Guard(guard.Limits(step_share=share, rate_share=share))
+    target = take(keeper, RAM, 0, 0.0)
+    assert RAM - target >= share * RAM - PAGE
+    assert take(keeper, target, 0, 0.001) == target
+    assert take(keeper, target, target - PAGE, 0.001) == target - PAGE  # all that is wanted
+    assert take(keeper, target, 0, 1.0) < target
+
+
+def test_guard_gives_back_as_much_as_asked_for_at_once() -> None:
+    keeper = guard.Guard()
+    take(keeper, RAM, 0, 0.0)
+    assert take(keeper, 128 * MIB, RAM, 0.0) == RAM
+
+
+def test_guard_forgets_a_guest_that_is_gone() -> None:
+    keeper = guard.Guard()
+    take(keeper, RAM, 0, 0.0)
+    keeper.forget("a")
+    assert take(keeper, RAM, 0, 0.0) == RAM * 3 // 4
+
+
+def test_an_operator_may_set_a_guest_that_is_held() -> None:
+    decision = Decision("a", 600 * MIB, RAM, Reason.OPERATOR)
+    assert guard.Guard().check(replace(guest(600 * MIB), held="x"), decision, 0.0) == decision
 
 
 def test_guard_rounds_in_the_guests_favour() -> None:
@@ -253,7 +317,7 @@ def test_any_sequence_of_events_keeps_the_rules(
             if decision.reason is Reason.CANCEL:
                 assert known.target < known.actual and decision.new_target == known.actual
             assert decision.new_target <= RAM
-            verdict = guard.check(known, decision)
+            verdict = guard.Guard().check(known, decision, now)
             if isinstance(verdict, Decision):
                 assert not inflates or known.fresh
                 assert 96 * MIB <= verdict.new_target <= RAM
