@@ -14,11 +14,11 @@ each = for kernel in $(CHOSEN); do echo "== Linux $$kernel"; export KERNEL=$$ker
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor build kmod qemu image demo lint test test-short test-unit test-device \
-	test-guest test-e2e bench-boot bench-driver bench-discard \
-	check series clean distclean
+	test-guest test-e2e bench bench-quick bench-boot bench-driver bench-discard bench-hostctl \
+	fuzz-device check series clean distclean
 
 help: ## Show the doors
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  KERNEL=6.1 QEMU=10.0    choose a target of targets.toml; KERNEL=all is each in turn,"
 	@echo "                          KERNEL=6.1-debug one with KASAN, lockdep and kmemleak"
@@ -78,6 +78,20 @@ bench-driver: setup ## Measure the driver: latency, CPU share, inflation
 
 bench-discard: setup ## Measure the device: page frames discarded in runs, against stock
 	@$(PYGUEST) bench-discard
+
+bench-hostctl: setup ## Measure hostctl with a thousand guests: CPU, memory, latency
+	@$(PYGUEST) bench-hostctl
+
+bench: setup ## The experiments at full and quarter scale, and their reports: hours; goes on
+	@failed=0; for plan in full quarter; do \
+		$(PYGUEST) experiment --plan $$plan --report docs/results/$$plan || failed=1; \
+	done; exit $$failed
+
+bench-quick: setup ## A little of them in small: that they run, not what comes out
+	@$(PYGUEST) experiment --plan quick --again --report $(CACHE)/runs/experiment-quick/report
+
+fuzz-device: setup ## Drivers by chance for the device: MINUTES=60 for longer than one
+	@$(PYGUEST) fuzz-device $(if $(MINUTES),--minutes $(MINUTES))
 
 check: setup ## The driver before gcc W=1, sparse, kernel-doc and checkpatch (all kernels)
 	@$(PYGUEST) check $(filter-out all,$(KERNEL))

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qemu.qmp import QMPError
 
@@ -28,8 +30,12 @@ from . import (
 from .bench import boot as bench_boot
 from .bench import discard as bench_discard
 from .bench import driver as bench_driver
+from .bench import scale as bench_scale
 from .build import image, kernel, kmod, qemu, source
 from .errors import LabError
+from .experiment.contestants import CONTESTANTS
+from .experiment.loads import LOADS
+from .experiment.plan import PLANS, Plan
 
 EXAMPLES = """\
 examples:
@@ -90,6 +96,22 @@ def _name(text: str) -> str:
     return text
 
 
+def _contestants(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in CONTESTANTS:
+            raise argparse.ArgumentTypeError(
+                f"{name!r}: there are {', '.join(CONTESTANTS)}")
+    return names
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 4:
+        raise argparse.ArgumentTypeError(f"{text}: give 0.1 to 4")
+    return value
+
+
 _positive.__name__ = "positive number"
 
 
@@ -134,6 +156,26 @@ def _parser() -> argparse.ArgumentParser:
                       help="length of one step of the load (20)")
     door.set_defaults(run=_demo)
 
+    door = doors.add_parser(
+        "experiment", help="policies and their peers on the same loads",
+        epilog="The same command goes on with what is missing, after a stop or a failure.")
+    plan = Plan()
+    door.add_argument("loads", nargs="*", metavar="LOAD", help=f"of {', '.join(LOADS)}")
+    door.add_argument("--plan", choices=PLANS, help="one of the project's own: what is not given "
+                                                    "besides is as it says")
+    door.add_argument("--contestants", type=_contestants, metavar="NAME,...",
+                      help=f"of {', '.join(CONTESTANTS)} ({','.join(plan.contestants)})")
+    door.add_argument("--rounds", type=_positive, help=f"{plan.rounds}")
+    door.add_argument("--scale", type=_scale, help=f"of the seed's memory ({plan.scale})")
+    door.add_argument("--pace", type=_scale, help=f"of the seed's times ({plan.pace})")
+    door.add_argument("--report", type=Path, metavar="FOLDER",
+                      help="write the report there, with pictures")
+    door.add_argument("--again", action="store_true",
+                      help="measure again what is there; that is kept beside")
+    door.add_argument("--report-only", action="store_true",
+                      help="run nothing: of what there is so far")
+    door.set_defaults(run=_experiment)
+
     door = doors.add_parser("bench-boot", help="measure the time to a login")
     door.add_argument("count", type=_positive, nargs="?", default=5)
     door.set_defaults(run=lambda args: bench_boot.main(args.count))
@@ -151,6 +193,12 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("--series", action="append", default=[], metavar="KERNEL",
                       help="a kernel whose own driver inflates as well, like 7.3-series")
     door.set_defaults(run=_bench_driver)
+
+    door = doors.add_parser("bench-hostctl", help="measure hostctl with a thousand guests")
+    door.add_argument("--guests", type=int, default=1000, help="%(default)s")
+    door.add_argument("--seconds", type=float, default=60.0, help="of each phase (%(default)s)")
+    door.add_argument("--policy", default="classic", help="%(default)s")
+    door.set_defaults(run=lambda args: bench_scale.main(args.guests, args.seconds, args.policy))
 
     door = doors.add_parser("bench-discard", help="measure how the device takes page frames")
     door.add_argument("--rounds", type=_positive, default=9, help="rounds of each (9)")
@@ -230,6 +278,27 @@ def _trace(args: argparse.Namespace) -> int:
     options = " --json" if args.json else ""
     count = f" {args.count}" if args.count else ""
     return running.run(args.name, f"python3 /run/lab/messages.py{options}{count}")
+
+
+def _experiment(args: argparse.Namespace) -> int:
+    from .experiment import command, results  # matplotlib and scipy take a second to import
+
+    for name in args.loads:
+        if name not in LOADS:
+            raise LabError(f"load {name!r}: there are {', '.join(LOADS)}")
+    given: dict[str, Any] = {
+        name: getattr(args, name) for name in ("contestants", "rounds", "scale", "pace")
+        if getattr(args, name) is not None
+    }
+    if args.loads:
+        given["loads"] = tuple(args.loads)
+    plan = replace(PLANS[args.plan] if args.plan else Plan(), **given)
+    if not args.report_only:
+        return command.main(plan, args.report, again=args.again)
+    if args.report is None:
+        raise LabError("--report-only: where to? Give --report FOLDER as well")
+    results.write(command.folder(plan), args.report)
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from pyguest.errors import LabError
 _PREFIX = "autoballoon-"
 _SWAP_SUFFIX = ".swap"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 _MIB = 1 << 20
 # Kept free on the disk beside the swap file.
 _DISK_MARGIN = 256 * _MIB
@@ -47,7 +48,8 @@ class MemoryController:
 class HostUsage:
     """One sample: ``time`` is monotonic seconds, sizes are bytes, ``pswp*`` are pages since boot.
 
-    ``swap_used_bytes`` is the group's; ``pswpin`` and ``pswpout`` are the whole machine's.
+    ``swap_used_bytes`` is the group's; ``pswpin`` and ``pswpout`` are the whole machine's. Pages
+    of zeros, which Linux swaps without writing them (from 6.12 on), are ``swp*_zero`` alone.
     """
 
     time: float
@@ -58,15 +60,19 @@ class HostUsage:
     pswpin: int
     pswpout: int
     workingset_refault_anon: int
+    swpin_zero: int = 0
+    swpout_zero: int = 0
 
 
 @dataclass(frozen=True)
 class ProcessUsage:
-    """From /proc/PID/stat: page faults since the start, resident bytes."""
+    """From /proc/PID/stat: page faults and seconds of CPU since the start, resident bytes."""
 
     pid: int
     minor_faults: int
     major_faults: int
+    user_seconds: float
+    sys_seconds: float
     rss_bytes: int
 
 
@@ -100,6 +106,8 @@ def parse_process(text: str) -> ProcessUsage:
             int(head.split(maxsplit=1)[0]),
             minor_faults=int(fields[7]),
             major_faults=int(fields[9]),
+            user_seconds=int(fields[11]) / _TICKS,
+            sys_seconds=int(fields[12]) / _TICKS,
             rss_bytes=int(fields[21]) * _PAGE,
         )
     except (ValueError, IndexError) as error:
@@ -377,6 +385,19 @@ class LimitedHost:
         except OSError as error:
             raise LabError(f"process {pid} cannot enter {self.memcg} ({error.strerror})") from error
 
+    def set_limit(self, size: int) -> None:
+        """Change the limit to ``size`` bytes; what is above it is swapped out at once.
+
+        Raises LabError when the kernel could not get the group below it.
+        """
+        name = "memory.limit_in_bytes" if self._version == 1 else "memory.max"
+        try:
+            (self.memcg / name).write_text(str(size))
+        except OSError as error:
+            raise LabError(f"{self.memcg / name}: {size // _MIB} MiB: {error.strerror}: "
+                           "give the group more swap") from error
+        self._limit = size
+
     def usage(self) -> HostUsage:
         """Sample the group and the machine's swap counters."""
         stat = parse_counters((self.memcg / "memory.stat").read_text())
@@ -396,6 +417,8 @@ class LimitedHost:
             vmstat.get("pswpin", 0),
             vmstat.get("pswpout", 0),
             stat.get("workingset_refault_anon", 0),
+            vmstat.get("swpin_zero", 0),
+            vmstat.get("swpout_zero", 0),
         )
 
 

@@ -7,11 +7,11 @@ samples.jsonl    the host, a few times a second: `Sample`
 loads.jsonl      each step of each guest's load: `Load`
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..jsonl import read_lines
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,6 @@ class Recording:
     @property
     def start(self) -> float:
         return self.samples[0].time
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete JSON lines of a file; a missing file has none, a torn last line is left out."""
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and line.startswith("{"):
-            yield json.loads(line)
 
 
 def read(folder: Path, clock_offsets: dict[str, float]) -> Recording:

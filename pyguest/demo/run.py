@@ -4,7 +4,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .. import host, inject, lab, paths
+from ..controller import hostctl
 from ..errors import LabError
 from ..progress import step
 from ..vm import Vm, boot_all
@@ -82,7 +82,11 @@ def _run(parts: lab.Parts, scenario: Scenario, folder: Path) -> dict[str, float]
             for name, vm in vms.items():
                 stack.enter_context(tracer(vm, folder / f"trace-{name}.jsonl"))
             _wait_for_tracers(folder, list(vms))
-        stack.enter_context(hostctl(scenario, sockets, folder, limited.memcg))
+        stack.enter_context(hostctl(
+            sockets, folder, "--policy", "classic", "--memcg", str(limited.memcg),
+            "--step", f"{scenario.balloon_step_mib}M", "--floor", f"{scenario.floor_mib}M",
+            "--hysteresis", f"{scenario.hysteresis_seconds:g}",
+        ))
         _press(scenario, vms, limited, folder, offsets)
     return offsets
 
@@ -169,33 +173,3 @@ def _wait_for_tracers(folder: Path, names: list[str]) -> None:
                 raise LabError(f"the tracer in guest {name} did not start in "
                                f"{TRACER_DEADLINE:.0f} s: {said.read_text().strip()[-300:]}")
             time.sleep(0.2)
-
-
-@contextmanager
-def hostctl(scenario: Scenario, sockets: Path, folder: Path, memcg: Path) -> Iterator[None]:
-    """Run hostctl as an operator would, and stop it with SIGTERM."""
-    argv = [
-        "setpriv", "--pdeathsig", "TERM", "--",
-        sys.executable, "-m", "hostctl", "run", "--sockets", str(sockets),
-        "--journal", str(folder / "journal.jsonl"), "--policy", "classic",
-        "--step", f"{scenario.balloon_step_mib}M", "--floor", f"{scenario.floor_mib}M",
-        "--hysteresis", f"{scenario.hysteresis_seconds:g}", "--memcg", str(memcg),
-    ]
-    log = folder / "hostctl.log"
-    with log.open("w") as said:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-                                   env={**os.environ, "PYTHONPATH": str(paths.TREE)})
-    try:
-        time.sleep(1.0)
-        if process.poll() is not None:
-            raise LabError(f"hostctl ended at once: {log.read_text().strip()}")
-        yield
-        if process.poll() is not None:
-            raise LabError(f"hostctl ended early: {log.read_text().strip()}; see {log}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

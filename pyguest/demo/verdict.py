@@ -38,7 +38,7 @@ def _inflation(record: Recording) -> str | None:
         elif (event["event"] == "decision" and event["reason"] == "host-pressure"
               and pressed is not None and event["new"] < event["old"]):
             for later in record.events("actual", event["guest"]):
-                if later["time"] > event["time"] and later["actual"] < event["actual"]:
+                if later["time"] > event["time"] and later["actual"] < event["old"]:
                     at = pressed - record.start
                     return (f"host pressure at {at:.1f} s: guest {event['guest']} was asked to "
                             f"shrink and did {later['time'] - event['time']:.2f} s later")
@@ -57,7 +57,7 @@ def _deflation(record: Recording) -> str | None:
         traced = [m for m in record.messages
                   if m.guest == guest and abs(m.time - told[-1]) < CLOCKS_AGREE]
         grown = [a for a in record.events("actual", guest)
-                 if a["time"] > when and a["actual"] > event["actual"]]
+                 if a["time"] > when and a["actual"] > event["old"]]
         if traced and grown:
             return (f"guest {guest}'s message at {told[-1] - record.start:.1f} s, seen by the "
                     f"tracer and the device: asked to grow {1000 * (when - told[-1]):.1f} ms "

@@ -76,9 +76,12 @@ def anonload(
     return [*command, "-k"] if keep_touching else command
 
 
-def cacheload(program: str, path: str, rate: int = 0, seconds: int = 10) -> list[str]:
-    """Command line that reads ``path`` again and again at ``rate`` bytes/s (0: full speed)."""
-    return [program, "-r", str(rate), "-S", str(seconds), path]
+def cacheload(
+    program: str, path: str, rate: int = 0, seconds: int = 10, size: int = 0
+) -> list[str]:
+    """Command line that reads ``size`` bytes of ``path`` (0: all) again and again at ``rate``
+    bytes/s (0: full speed)."""
+    return [program, "-r", str(rate), "-S", str(seconds), "-s", str(size), path]
 
 
 def parse_chunkload(text: str) -> ChunkResult:

@@ -14,9 +14,10 @@
 #define TICK 0.05 /* seconds between two portions */
 
 static const char usage[] =
-	"usage: cacheload [-r RATE] [-S SECONDS] FILE\n"
+	"usage: cacheload [-r RATE] [-S SECONDS] [-s SIZE] FILE\n"
 	"  -r RATE     bytes a second, suffix K, M or G (default 0: as fast as can be)\n"
 	"  -S SECONDS  how long (default 10)\n"
+	"  -s SIZE     bytes of it, suffix K, M or G (default 0: all)\n"
 	"FILE is a file or a block device. Prints each second and at the end:\n"
 	"'read BYTES'.\n";
 
@@ -29,20 +30,23 @@ static void report(unsigned long bytes)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = { { "help", no_argument, NULL, 'h' }, { 0 } };
-	unsigned long rate = 0, seconds = 10, total = 0, round = 0;
+	unsigned long rate = 0, seconds = 10, size = 0, total = 0, round = 0;
 	static char block[BLOCK];
 	double begin, last;
 	const char *path;
 	int option, fd;
 
 	program = "cacheload";
-	while ((option = getopt_long(argc, argv, "r:S:h", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "r:S:s:h", options, NULL)) != -1) {
 		switch (option) {
 		case 'r':
 			rate = parse_number('r', optarg, 0, 1UL << 44, 1);
 			break;
 		case 'S':
 			seconds = parse_number('S', optarg, 1, 1000000, 0);
+			break;
+		case 's':
+			size = parse_number('s', optarg, 0, 1UL << 44, 1);
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -67,7 +71,8 @@ int main(int argc, char **argv)
 		if (rate && total >= (now() - begin) * rate) {
 			sleep_for(TICK);
 		} else {
-			ssize_t got = read(fd, block, BLOCK);
+			unsigned long left = size ? size - round : BLOCK;
+			ssize_t got = read(fd, block, left < BLOCK ? left : BLOCK);
 
 			if (got < 0 || (!got && !round)) {
 				fprintf(stderr, "%s: %s: %s\n", program, path,

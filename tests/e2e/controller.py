@@ -13,7 +13,7 @@ from typing import Any, Self
 from guests import wait_until
 
 from pyguest import paths
-from pyguest.demo.record import read_lines
+from pyguest.jsonl import read_lines
 
 Record = dict[str, Any]
 
@@ -24,7 +24,7 @@ class Hostctl:
     def __init__(self, sockets: Path, folder: Path, *options: str) -> None:
         self.journal = folder / "journal.jsonl"
         argv = [sys.executable, "-m", "hostctl", "run", "--sockets", str(sockets),
-                "--journal", str(self.journal), *options]
+                "--journal", str(self.journal), "--control", str(folder / "control"), *options]
         self._seen = len(self._records())
         with (folder / "hostctl.log").open("a") as log:
             self._process = subprocess.Popen(

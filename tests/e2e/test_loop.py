@@ -36,7 +36,7 @@ def test_the_loop_and_a_guest_that_dies(lab: Lab, run_folder: Path) -> None:
         host.LimitedHost(640 * MIB, 512 * MIB, paths.cache_root()) as limited,
         lab,
         Hostctl(sockets, run_folder, "--memcg", str(limited.memcg),
-                "--step", str(STEP), "--floor", str(FLOOR)) as hostctl,
+                "--policy", "classic", "--step", str(STEP), "--floor", str(FLOOR)) as hostctl,
     ):
         prefix = tuple(limited.prefix())
         a, b = (lab.vm(name, prefix=prefix, qmp_dir=sockets) for name in "ab")
@@ -50,7 +50,8 @@ def test_the_loop_and_a_guest_that_dies(lab: Lab, run_folder: Path) -> None:
             smaller = hostctl.wait_for("decision", reason="host-pressure", guest="b")
             assert hostctl.events("host-pressure")[0]["mono"] <= smaller["mono"]
             assert smaller["new"] == smaller["old"] - STEP
-            wait_until(lambda: b.balloon_actual() == FLOOR, "guest b is at its floor")
+            # How far is the host's and the guard's to say: pressure may end before the floor.
+            wait_until(lambda: b.balloon_actual() <= smaller["new"], "guest b is smaller")
 
         # Guest pressure: b reads a disk, says so, and gets memory back.
         with background(b, READ_DISK):
@@ -58,7 +59,7 @@ def test_the_loop_and_a_guest_that_dies(lab: Lab, run_folder: Path) -> None:
             assert larger["new"] > larger["old"]
             assert any(m["mono"] <= larger["mono"] for m in
                        hostctl.events("guest-message", guest="b", level="low"))
-            wait_until(lambda: b.balloon_actual() > larger["actual"], "guest b is larger")
+            wait_until(lambda: b.balloon_actual() > larger["old"], "guest b is larger")
         assert all(d["new"] >= FLOOR for d in hostctl.events("decision"))
         assert not complaints(a) + complaints(b)
 

@@ -29,12 +29,10 @@ def closed_loop() -> list[dict[str, Any]]:
     return [
         event(100, "guest-added", guest="a", ram=512 * mib, actual=512 * mib, target=512 * mib),
         event(101, "host-pressure", level="low", source="x"),
-        event(101, "decision", guest="a", old=512 * mib, new=480 * mib, reason="host-pressure",
-              actual=512 * mib),
+        event(101, "decision", guest="a", old=512 * mib, new=480 * mib, reason="host-pressure"),
         event(102, "actual", guest="a", actual=480 * mib),
         event(110, "guest-message", guest="a", level="low", actual=480 * mib),
-        event(110, "decision", guest="a", old=480 * mib, new=512 * mib, reason="guest-pressure",
-              actual=480 * mib),
+        event(110, "decision", guest="a", old=480 * mib, new=512 * mib, reason="guest-pressure"),
         event(111, "actual", guest="a", actual=512 * mib),
     ]
 

@@ -47,8 +47,10 @@ def test_memory_controller_is_found_where_it_is(
 def test_process_with_an_awkward_name() -> None:
     fields = ["S", *(str(number) for number in range(4, 53))]
     usage = host.parse_process("77 (a) b (c) " + " ".join(fields))
-    page = os.sysconf("SC_PAGE_SIZE")
-    assert usage == host.ProcessUsage(77, minor_faults=10, major_faults=12, rss_bytes=24 * page)
+    page, ticks = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+    assert usage == host.ProcessUsage(
+        77, minor_faults=10, major_faults=12, user_seconds=14 / ticks, sys_seconds=15 / ticks,
+        rss_bytes=24 * page)
 
 
 def test_own_process_has_memory_and_a_dead_one_none() -> None:
@@ -133,6 +135,12 @@ def test_group_limits_its_processes_and_swaps_to_its_own_file(tmp_path: Path) ->
             assert child.stdout is not None
             assert child.stdout.readline().strip() == str(48 * _MIB).encode()
             usage = limited.usage()
+            limited.set_limit(24 * _MIB)
+            lowered = limited.usage()
+            assert lowered.used_bytes <= lowered.limit_bytes == 24 * _MIB
+            assert lowered.swap_used_bytes > usage.swap_used_bytes
+            with pytest.raises(LabError, match="0 MiB: .*more swap"):
+                limited.set_limit(1 << 14)
         finally:
             child.kill()
             child.communicate()
@@ -141,7 +149,7 @@ def test_group_limits_its_processes_and_swaps_to_its_own_file(tmp_path: Path) ->
         assert usage.pswpout - before.pswpout > 8 * _MIB // 4096
     assert not group.exists()
     assert not list(tmp_path.iterdir())
-    assert "autoballoon" not in Path("/proc/swaps").read_text()
+    assert str(swap) not in Path("/proc/swaps").read_text()
     assert said[0].startswith("writing swap file")
 
 

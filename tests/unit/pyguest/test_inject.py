@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,23 @@ def test_cacheload_reads_again_and_again(programs: dict[str, Path], tmp_path: Pa
     last = inject.parse_progress(done.stdout.splitlines()[-1])
     assert last is not None
     assert 3 << 20 <= last.size <= 5 << 20
+
+
+@needs_gcc
+def test_cacheload_reads_a_part(programs: dict[str, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(bytes(1 << 20))
+    command = inject.cacheload(str(programs["cacheload"]), str(data), 40 << 20, 1, 300 << 10)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        seen = set()
+        while child.poll() is None:
+            with suppress(OSError):  # it is not there yet, or no more
+                path = Path(f"/proc/{child.pid}/fd/3").readlink()
+                pos = Path(f"/proc/{child.pid}/fdinfo/3").read_text().split()[1]
+                if path == data:
+                    seen.add(int(pos))
+    assert seen - {0}
+    assert max(seen) <= 300 << 10
 
 
 @needs_gcc

@@ -2,6 +2,7 @@
 """targets.toml: what it says, and what is said of a bad one."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_unknown_name_lists_the_known(what: str) -> None:
     wanted = targets.load()
     with pytest.raises(LabError, match=r"'9\.9': there are .*; take one"):
         getattr(wanted, what)("9.9")
+
+
+def test_a_qemu_with_the_address_sanitizer() -> None:
+    """It is the same source with one option more, and has a name, so a build folder, of its own."""
+    wanted = targets.load()
+    for name, plain in wanted.qemus.items():
+        found = wanted.qemu(f"{name}-asan")
+        assert found == replace(plain, name=f"{name}-asan",
+                                configure=[*plain.configure, "--enable-asan"])
+        assert found.configure != plain.configure == wanted.qemu(name).configure
+    with pytest.raises(LabError, match=r"no QEMU '9\.9': there are"):
+        wanted.qemu("9.9-asan")
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [

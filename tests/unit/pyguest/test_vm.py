@@ -42,6 +42,13 @@ def test_another_link_of_the_same_guest(tmp_path: Path) -> None:
     assert "snapshot=off" in line
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_host_caches_a_disk_or_not(tmp_path: Path, direct: bool) -> None:
+    argv = command(replace(config(tmp_path), direct=direct), tmp_path, network.UserNetwork())
+    drive = next(one for one in argv if one.startswith("file=") and "id=root" in one)
+    assert ("cache.direct=on" in drive.split(",")) == direct
+
+
 def test_no_balloon(tmp_path: Path) -> None:
     bare = VmConfig(**{**config(tmp_path).__dict__, "balloon": ""})
     assert "virtio-balloon" not in " ".join(command(bare, tmp_path, network.UserNetwork()))

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Experiments: what is planned, how fast a guest is helped, and the tables."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter as Count
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyguest.errors import LabError
+from pyguest.experiment import compare, postgres, report, results
+from pyguest.experiment.command import _name
+from pyguest.experiment.contestants import CONTESTANTS
+from pyguest.experiment.disturbance import Surroundings, disturbances, strangers
+from pyguest.experiment.loads import GUEST_OWN, LOADS, QEMU_OWN, Work, cache, seed
+from pyguest.experiment.outcome import Counters, GuestOutcome, Outcome
+from pyguest.experiment.plan import PLANS, Plan
+from pyguest.experiment.reaction import reactions
+from pyguest.experiment.record import TRIES, Record
+
+MIB = 1 << 20
+
+
+def test_the_seeds_load_at_full_scale() -> None:
+    load = seed(1.0, 1.0)
+    assert (load.guest_mib, load.limit_mib) == (1331, 2048)
+    assert [step.mib for step in load.guests["down"]] == [1024, 824, 624, 424, 224]
+    assert [step.mib for step in load.guests["up"]] == [0, 224, 424, 624, 824, 1024]
+    assert load.seconds == 360
+
+
+@pytest.mark.parametrize("name", LOADS)
+@pytest.mark.parametrize("scale", [0.1, 0.25, 1.0, 4.0])
+def test_no_host_has_room_for_all_that_its_guests_touch(name: str, scale: float) -> None:
+    load = LOADS[name](scale, 1.0)
+    # What was read once stays in the page cache beside what is wanted then.
+    most = [sum(step.mib for step in steps if step.kind == "read")
+            + max((step.mib for step in steps if step.kind != "read"), default=0)
+            for steps in load.guests.values()]
+    assert max(most) < load.guest_mib + 200 * scale  # where a part of that is read again
+    own = len(load.guests) * (GUEST_OWN + QEMU_OWN)
+    assert load.limit_mib < sum(most) + own
+    assert load.limit_mib < len(load.guests) * (load.guest_mib + QEMU_OWN)
+
+
+def test_a_file_that_was_read_is_read_again_in_part() -> None:
+    first, again = cache(0.25, 0.5).guests["keeps"]
+    assert first.command().startswith("dd if=/data of=/dev/null bs=1M count=250 ")
+    assert again.command() == f"/run/lab/bin/cacheload -r {32 * MIB} -S 120 -s {50 * MIB} /data"
+    made = cache(0.25, 0.5).preparation("keeps")
+    assert made is not None
+    assert made.startswith("dd if=/dev/urandom of=/data bs=1M count=250 oflag=direct")
+    assert cache(0.25, 0.5).preparation("wants") is None
+
+
+def test_a_guest_is_known_before_its_memory_is_wanted() -> None:
+    for make in (cache, LOADS["spike"]):
+        waits = [step.seconds for step in make(0.25, 0.1).guests["wants" if make is cache
+                                                                 else "jumps"]]
+        assert waits[0] == 30.0
+
+
+def test_what_a_step_has_done_is_in_what_it_says() -> None:
+    again = cache(1.0, 1.0).guests["keeps"][1]
+    assert again.work(f"read {MIB}\nread {6 * MIB}\n") == Work(6.0, 240.0)
+    with pytest.raises(LabError, match="cacheload"):
+        again.work("cacheload: killed")
+    with pytest.raises(LabError, match="pgbench"):
+        LOADS["database"](1.0, 1.0).guests["db"][0].work("ERROR: out of disk")
+    said = "scaling factor: 7\nnumber of transactions actually processed: 1548\ntps = 104.6\n"
+    assert postgres.transactions(said) == 1548
+
+
+def test_each_round_has_each_once_in_an_order_of_its_own() -> None:
+    plan = Plan(("none", "classic", "transfer", "mom"), ("seed", "cache"), rounds=3)
+    turns = list(plan.turns())
+    assert turns == list(plan.turns())
+    assert set(Count(turns).values()) == {1}
+    assert len(turns) == 24
+    seeds = [[c for n, load, c in turns if (n, load) == (number, "seed")] for number in range(3)]
+    assert len({tuple(order) for order in seeds}) > 1
+    assert _name(plan) != _name(replace(plan, rounds=2)) != _name(PLANS["full"])
+    assert _name(PLANS["full"]) == "experiment-full" != _name(replace(PLANS["full"], rounds=1))
+    assert plan.command == ("bin/pyguest experiment seed cache --contestants "
+                            "none,classic,transfer,mom --rounds 3 --scale 0.25 --pace 0.25")
+    full = replace(PLANS["full"], rounds=1)
+    assert full.command == "bin/pyguest experiment --plan full --rounds 1"
+
+
+def test_who_has_which_driver_and_device() -> None:
+    group = Path("/cg/host")
+    assert CONTESTANTS["reporting"].stock
+    assert CONTESTANTS["reporting"].balloon(group) == "virtio-balloon-pci,free-page-reporting=on"
+    assert not CONTESTANTS["transfer"].stock
+    assert CONTESTANTS["transfer+reporting"].balloon(group) == (
+        "virtio-balloon-pci,message-vq=on,free-page-reporting=on")
+    assert CONTESTANTS["automatic"].balloon(group).endswith("automatic=on,memcg-path=/cg/host")
+
+
+def record(event: str, mono: float, guest: str = "a", **fields: object) -> dict[str, Any]:
+    return {"event": event, "mono": mono, "guest": guest, **fields}
+
+
+def test_a_wait_is_from_the_first_message_to_the_larger_target() -> None:
+    journal = [
+        record("guest-added", 0.0, ram=100, target=100),
+        record("guest-message", 1.0, level="low"),  # has all of its RAM
+        record("target-taken", 2.0, target=50),
+        record("guest-message", 3.0, level="low"),
+        record("guest-message", 3.2, level="critical"),
+        record("target-taken", 3.25, target=50),
+        record("guest-read", 3.4, ram=100, target=60),
+        record("target-taken", 3.5, target=60),
+        record("target-taken", 3.6, target=70),  # nobody waits any more
+        record("guest-message", 9.0, level="low"),
+        record("guest-added", 9.0, "b", ram=100, target=80),
+        record("guest-message", 9.5, "b", level="low"),
+        record("target-taken", 10.5, "b", target=100),
+        {"event": "stop", "mono": 11.0},
+    ]
+    found = reactions(journal)
+    assert found.waits == [0.5, 1.0]
+    assert found.unheard == 1
+    later = reactions(journal, since=4.0)
+    assert later.waits == [1.0]
+    assert later.unheard == 1
+
+
+def outcome(contestant: str, number: int, swapped: int, done: float) -> Outcome:
+    guest = GuestOutcome(Counters(1, 2, 3.0, 4.0, 5, 6, 7, 0), 90.0, done, 10.0)
+    return Outcome("seed", contestant, number, swapped, 2 * swapped, 0, 7 * MIB, 0.5,
+                   {"up": guest, "down": guest}, waits=[0.001] if swapped else [],
+                   decisions=None if contestant == "none" else 4)
+
+
+def test_a_table_compares_within_each_round() -> None:
+    found = [outcome("none", 0, 1000, 100), outcome("classic", 0, 10, 110),
+             outcome("classic", 1, 100, 90), outcome("none", 1, 200, 100)]
+    assert report.values(found, "classic", report.ROWS[report.IN], "none") == [0.01, 0.5]
+    table = report.table(seed(1.0, 1.0), found)
+    assert "| up: records/s | 10.0 | 10.0 [9.00, 11.0] |" in table
+    assert "| host swapped in, against none | 1.00 | 0.255 [0.0100, 0.500] |" in table
+    assert "| most swap used (MiB, the host's group) | 7.00 | 7.00 |" in table
+    assert "| message to larger target: times | 2 | 2 |" in table
+    assert "| up: QEMU's CPU (%) | 7.78 | 7.78 |" in table
+    assert "| targets changed by hostctl | - | 4.00 |" in table  # none has no hostctl
+
+
+def test_the_working_caches_hit_rate() -> None:
+    load, one = cache(1.0, 1.0), outcome("none", 0, 1, 10.0)
+    keeps = one.guests["up"]
+    found = [replace(one, load="cache", guests={"keeps": keeps, "wants": keeps})]
+    # 7 pages of 2,560.
+    assert "| keeps: read from its page cache | 0.997 |" in report.table(load, found)
+
+
+def test_what_was_moved_is_all_that_went_for_want_of_memory() -> None:
+    assert outcome("none", 0, 100, 1.0).lost == 100 + 200 + 2 * (5 + 6 + 7)
+    mine, theirs = (10, 20, 30), (100, 200, 300)
+    found = [outcome(name, number, swapped, 1.0) for name, values in
+             (("transfer", mine), ("none", theirs)) for number, swapped in enumerate(values)]
+    verdict = report.verdict(found, "transfer")
+    assert "| transfer | 96.0 [66.0, 126] |  |  |" in verdict
+    assert "| none | 636 [336, 936] | 0.05 | 1.00 |" in verdict
+
+
+def test_intervals_and_chances_of_three_rounds() -> None:
+    assert compare.interval([3.0]) == (3.0, 3.0)
+    assert compare.interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    assert compare.interval([1.0, 5.0, 3.0]) == (1.0, 5.0)
+    assert compare.chance([1, 2, 3], [4, 5, 6]) == pytest.approx(0.05)
+    assert compare.chance([4, 5, 6], [1, 2, 3]) == pytest.approx(1.0)
+    assert compare.chance([0, 0, 0], [5, 5, 5]) == pytest.approx(0.05)  # ties make it no surer
+    assert compare.chance([1, 1, 1], [1, 1, 1]) == pytest.approx(1.0)
+    assert compare.chance([1], [2]) == pytest.approx(0.5)
+    assert compare.median([]) == "-"
+
+
+ABOUT = {"kind": "about", "day": "2026-01-01", "commit": "abc", "kernel": "6.1", "cpus": 2,
+         "qemu_version": "10.0", "accel": "tcg", "beside": 1, "cpu": "a CPU", "host_kernel": "6.1"}
+
+
+def about(**changes: object) -> dict[str, Any]:
+    return {**ABOUT, **asdict(Plan(("none", "classic"), ("seed",), rounds=1)), **changes}
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    first, last = outcome("none", 0, 10, 100), outcome("classic", 0, 20, 100)
+
+    def found(about: dict[str, Any]) -> list[Outcome]:
+        record = Record(path)
+        record.begin(about)
+        return record.outcomes
+
+    assert found(about()) == []
+    Record(path).add(first)
+    assert found(about()) == [first]
+    assert found(about(day="2026-01-02", commit="def")) == [first]
+    with path.open("a") as file:
+        file.write('{"kind": "outcome", "load": "se')  # the machine went down here
+    assert found(about()) == [first]
+    assert len(path.read_text().splitlines()) == 2
+    Record(path).add(last)
+    assert found(about()) == [first, last]  # it is whole
+    record = Record(path)
+    record.begin(about(), again=True)
+    assert record.outcomes == []
+    assert Record(tmp_path / "outcomes.1.jsonl").outcomes == [first, last]
+    record.add(first)
+    assert found(about(pace=9.0)) == []
+    assert Record(tmp_path / "outcomes.2.jsonl").outcomes == [first]
+
+
+def test_a_trial_that_was_disturbed_is_run_again_and_stays_in_the_record(tmp_path: Path) -> None:
+    record = Record(tmp_path / "outcomes.jsonl")
+    record.begin(about())
+    spoiled = replace(outcome("none", 0, 9, 1), disturbed=["another QEMU came (PID 7)"])
+    clean = outcome("none", 0, 10, 1)
+    record.add(spoiled)
+    assert not record.is_done((0, "seed", "none"))
+    assert record.valid() == [spoiled]
+    record.add(clean)
+    assert record.is_done((0, "seed", "none"))
+    assert record.valid() == [clean]
+    assert Record(record.path).outcomes == [spoiled, clean]
+    for _ in range(TRIES):
+        assert not record.is_done((0, "seed", "classic"))
+        record.add(replace(spoiled, contestant="classic"))
+    assert record.is_done((0, "seed", "classic"))
+
+
+def test_what_spoils_a_trial() -> None:
+    before = Surroundings(40 * MIB, 1000.0, 2.0, 50.0)
+    assert disturbances(before, replace(before, swapped=50 * MIB, uptime=60.0), 2, ()) == []
+    after = Surroundings(60 * MIB, 998.5, 5.0, 60.0)
+    assert disturbances(before, after, 2, {77, 9}) == [
+        "+5120 pages in swap that are not the host's", "the wall clock jumped by -1.5 s",
+        "15% of the CPUs' time was taken by a hypervisor", "another QEMU came (PID 9, 77)",
+    ]
+
+
+def test_the_machine_can_be_looked_at(tmp_path: Path) -> None:
+    now = Surroundings.now(5)
+    assert now.swapped == Surroundings.now(0).swapped - 5
+    for pid, name in ((7, "qemu-system-x86"), (8, "qemu-system-x86"), (9, "bash")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
+    assert strangers([7], tmp_path) == {8}
+
+
+def test_a_report_has_tables_pictures_and_what_was_spoiled(tmp_path: Path) -> None:
+    run, into = tmp_path / "run", tmp_path / "results"
+    run.mkdir()
+    record = Record(run / "outcomes.jsonl")
+    record.begin(about(contestants=["none", "transfer"]))
+    with pytest.raises(LabError, match="no outcomes"):
+        results.write(run, into)
+    for name in ("none", "transfer"):
+        one = outcome(name, 0, 10, 100)
+        record.add(replace(one, disturbed=["the wall clock jumped by +3.0 s"]))
+        if name == "none":
+            record.add(one)
+        (run / one.folder).mkdir()
+        samples = [{"time": 5.0 + n, "used": n * MIB, "limit": 9 * MIB, "swap_used": 0,
+                    "pswpin": 0, "pswpout": n, "sizes": {"up": MIB, "down": MIB}}
+                   for n in range(3)]
+        (run / one.folder / "samples.jsonl").write_text(
+            "".join(f"{json.dumps(sample)}\n" for sample in samples))
+    record.fail((0, "seed", "transfer"), "guest up: QEMU ended")
+    results.write(run, into)
+    results.write(run, into)  # over the one before
+    assert sorted(path.name for path in into.iterdir()) == [
+        "README.md", "outcomes.jsonl", "seed.png", "summary.png"]
+    text = (into / "README.md").read_text()
+    assert "Guests of 405 MiB, a host of 752 MiB" in text
+    assert "1 other QEMUs ran beside" in text
+    jumped = "disturbed: the wall clock jumped by +3.0 s"
+    assert f"- round 1 of seed, none, {jumped}; run again" in text
+    assert f"- round 1 of seed, transfer, {jumped}; **counted all the same**" in text
+    assert "- round 1 of seed, transfer, failed: guest up: QEMU ended; **missing**" in text
+    assert "| pages moved, transfer against | median | p of less | p of more |" in text
+    (into / "README.md").write_text("# Another's")
+    with pytest.raises(LabError, match="another folder"):
+        results.write(run, into)
+
+
+def test_what_the_base_did_not_do_has_no_ratio() -> None:
+    found = [outcome("none", 0, 0, 100), outcome("classic", 0, 10, 110)]
+    assert report.values(found, "classic", report.ROWS[report.IN], "none") == []
+
+
+def test_counters_are_differences() -> None:
+    before, after = Counters(1, 1, 0.5, 1.0, 1, 1, 2, 0), Counters(4, 6, 1.5, 1.25, 1, 3, 2, 1)
+    assert after.since(before) == Counters(3, 5, 1.0, 0.25, 0, 2, 0, 1)
