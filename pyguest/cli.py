@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("--again", action="store_true",
                       help="measure again what is there; that is kept beside")
     door.add_argument("--report-only", action="store_true",
-                      help="run nothing: of what there is so far")
+                      help="run nothing: of what there is so far, or in FOLDER")
     door.set_defaults(run=_experiment)
 
     door = doors.add_parser("bench-boot", help="measure the time to a login")

@@ -69,10 +69,13 @@ class ProcessUsage:
     """From /proc/PID/stat: page faults and seconds of CPU since the start, resident bytes."""
 
     pid: int
+    parent: int
     minor_faults: int
     major_faults: int
     user_seconds: float
     sys_seconds: float
+    waited_seconds: float
+    """Of CPU, of children that have ended."""
     rss_bytes: int
 
 
@@ -104,10 +107,12 @@ def parse_process(text: str) -> ProcessUsage:
             raise ValueError("no name")
         return ProcessUsage(
             int(head.split(maxsplit=1)[0]),
+            parent=int(fields[1]),
             minor_faults=int(fields[7]),
             major_faults=int(fields[9]),
             user_seconds=int(fields[11]) / _TICKS,
             sys_seconds=int(fields[12]) / _TICKS,
+            waited_seconds=(int(fields[13]) + int(fields[14])) / _TICKS,
             rss_bytes=int(fields[21]) * _PAGE,
         )
     except (ValueError, IndexError) as error:
@@ -428,3 +433,9 @@ def process_usage(pid: int) -> ProcessUsage | None:
         return parse_process(Path(f"/proc/{pid}/stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def processes() -> dict[int, ProcessUsage]:
+    """All of the machine's by their PIDs, the kernel's threads among them."""
+    found = (process_usage(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
+    return {one.pid: one for one in found if one is not None}

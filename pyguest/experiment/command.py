@@ -20,10 +20,10 @@ from .contestants import CONTESTANTS
 from .disturbance import strangers
 from .loads import LOADS
 from .plan import PLANS, Plan
-from .record import Record
+from .record import OUTCOMES, Record
 
 MIB = 1 << 20
-JUDGES = ("compare.py", "pictures.py", "report.py", "results.py")
+JUDGES = ("compare.py", "goals.py", "pictures.py", "report.py", "results.py")
 """Of this package, what looks at outcomes alone: it may change while an experiment goes on."""
 
 
@@ -47,7 +47,7 @@ def main(plan: Plan, into: Path | None = None, *, again: bool = False) -> int:
     parts = lab.prepare()
     with ExitStack() as stack:
         one = stack.enter_context(lab.Lab(parts, _name(plan)))
-        record = Record(one.run_dir / "outcomes.jsonl")
+        record = Record(one.run_dir / OUTCOMES)
         record.begin(_about(plan, one), again=again)
         loads = {name: LOADS[name](plan.scale, plan.pace) for name in plan.loads}
         with step("the host of limited memory") as progress:

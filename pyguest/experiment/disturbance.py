@@ -3,7 +3,7 @@
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,10 @@ CLOCK_MOST = 1.0
 """Seconds that the wall clock may gain or lose on the monotonic one in a trial."""
 STEAL_MOST = 0.05
 """Share of the CPUs' time that a hypervisor below may take."""
+KTHREADD = 2
+"""The parent of all threads of the kernel."""
+OTHERS_MOST = 0.05
+"""The same, which programs may take that are not the trial's."""
 SWAP_MOST = 16 << 20
 """Bytes by which what is in swap areas may change against what the group has there: the counters
 are not read at the same time."""
@@ -31,6 +35,8 @@ class Surroundings:
     """Seconds that the wall clock is ahead of the monotonic one."""
     steal: float
     """Seconds of CPU taken by a hypervisor since boot, of all CPUs."""
+    others: Mapping[int, float]
+    """The same for each process that is not the trial's, by its PID; see `others`."""
     uptime: float
     """Seconds of the monotonic clock."""
 
@@ -43,7 +49,22 @@ class Surroundings:
         swapped = sum(area.used for area in areas) - vmstat.get("nr_swapcached", 0) * PAGE
         steal = Path("/proc/stat").read_text().split(maxsplit=9)[8]
         return cls(swapped - group_swap, time.time() - time.monotonic(),
-                   int(steal) / os.sysconf("SC_CLK_TCK"), time.monotonic())
+                   int(steal) / os.sysconf("SC_CLK_TCK"), others(host.processes(), os.getpid()),
+                   time.monotonic())
+
+
+def others(processes: Mapping[int, host.ProcessUsage], own: int) -> dict[int, float]:
+    """Seconds of CPU, with those of ended children, of each process but `own` and what it started.
+
+    The kernel's threads are left out: they swap for the trial.
+    """
+    def is_ours(pid: int) -> bool:
+        while pid in processes and pid != own and pid != KTHREADD:
+            pid = processes[pid].parent
+        return pid in (own, KTHREADD)
+
+    return {pid: one.user_seconds + one.sys_seconds + one.waited_seconds
+            for pid, one in processes.items() if not is_ours(pid)}
 
 
 def strangers(known: Collection[int], processes: Path = Path("/proc")) -> set[int]:
@@ -57,18 +78,23 @@ def strangers(known: Collection[int], processes: Path = Path("/proc")) -> set[in
     return found
 
 
-def disturbances(before: Surroundings, after: Surroundings, cpus: int, others: Collection[int]
+def disturbances(before: Surroundings, after: Surroundings, cpus: int, came: Collection[int]
                  ) -> list[str]:
-    """What was wrong between the two, each in a few words; `others` are QEMUs that came."""
+    """What was wrong between the two, each in a few words; `came` are QEMUs that did."""
     found = []
     if abs(after.swapped - before.swapped) > SWAP_MOST:
         pages = (after.swapped - before.swapped) // PAGE
         found.append(f"{pages:+} pages in swap that are not the host's")
     if abs(after.clock - before.clock) > CLOCK_MOST:
         found.append(f"the wall clock jumped by {after.clock - before.clock:+.1f} s")
-    share = (after.steal - before.steal) / max(after.uptime - before.uptime, 1e-9) / cpus
-    if share > STEAL_MOST:
+    time_ = max(after.uptime - before.uptime, 1e-9) * cpus
+    if (share := (after.steal - before.steal) / time_) > STEAL_MOST:
         found.append(f"{share:.0%} of the CPUs' time was taken by a hypervisor")
-    if others:
-        found.append(f"another QEMU came (PID {', '.join(map(str, sorted(others)))})")
+    used = {pid: seconds - before.others.get(pid, 0.0) for pid, seconds in after.others.items()}
+    if (share := sum(used.values()) / time_) > OTHERS_MOST:
+        most = max(used, key=lambda pid: used[pid])
+        found.append(f"{share:.0%} of the CPUs' time was taken by other programs, most by PID "
+                     f"{most}")
+    if came:
+        found.append(f"another QEMU came (PID {', '.join(map(str, sorted(came)))})")
     return found

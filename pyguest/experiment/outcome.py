@@ -80,9 +80,10 @@ class Outcome:
     unsampled: int = 0
     """Samples that could not be taken, as a QEMU did not answer."""
     decisions: int | None = None
-    """hostctl's changes of a target; None: there was no hostctl."""
+    """Changes of a target, by hostctl or by QEMU's own rule (of each guest one in 100 ms is
+    counted); None: there is neither."""
     messages: int | None = None
-    """Of all guests, as hostctl's journal has them."""
+    """Of all guests, as hostctl's journal has them, or their devices."""
     waits: list[float] = field(default_factory=list)
     """Seconds from a guest's message to QEMU having a larger target; see reaction.py."""
     unheard: int = 0

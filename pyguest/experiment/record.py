@@ -13,6 +13,8 @@ from ..jsonl import read_lines
 from .outcome import Outcome
 from .plan import Plan
 
+OUTCOMES = "outcomes.jsonl"
+"""A record's name, in the folder of a run or of a report."""
 TRIES = 3
 """So often a trial that is disturbed is run, in all."""
 FREE = ("day", "commit", "beside")
@@ -20,7 +22,7 @@ FREE = ("day", "commit", "beside")
 
 
 class Record:
-    """The file `outcomes.jsonl`: a line of what the run is about, then one for each trial."""
+    """The file OUTCOMES: a line of what the run is about, then one for each trial."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

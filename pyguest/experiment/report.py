@@ -33,8 +33,8 @@ ROWS: dict[str, Measure] = {
     "loads that ended early": lambda one: sum(
         guest.broken is not None for guest in one.guests.values()),
     "samples that a QEMU did not answer": lambda one: one.unsampled,
-    "targets changed by hostctl": lambda one: one.decisions,
-    "guests' messages to hostctl": lambda one: one.messages,
+    "targets changed": lambda one: one.decisions,
+    "guests' messages": lambda one: one.messages,
 }
 GUEST_ROWS: dict[str, GuestMeasure] = {
     "elapsed (s)": lambda one: one.elapsed,
@@ -45,6 +45,7 @@ GUEST_ROWS: dict[str, GuestMeasure] = {
     "QEMU's minor faults": lambda one: one.counters.minor_faults,
     "swapped in (pages)": lambda one: one.counters.swap_in,
     "swapped out (pages)": lambda one: one.counters.swap_out,
+    "files read again (pages)": lambda one: one.counters.refaults,
 }
 """Of each guest, where they are few."""
 FEW = 2
@@ -69,7 +70,7 @@ def table(load: Load, found: Sequence[Outcome]) -> str:
             rows.append(row(f"{guest}: {unit}/s", speed))
             rows.append(row(f"{guest}: {unit}/s, against {BASE}", speed, BASE))
             if unit == "MiB read":
-                rows.append(row(f"{guest}: read from its page cache", _of_guest(guest, _hits)))
+                rows.append(row(f"{guest}: read from its page cache", _of_guest(guest, hits)))
     return markdown(("", *names), rows + _waits(found, names))
 
 
@@ -102,17 +103,17 @@ def values(found: Sequence[Outcome], name: str, measure: Measure, base: str | No
             if value is not None and (below_it := below.get(number))]
 
 
-def _of_guest(guest: str, measure: GuestMeasure) -> Measure:
-    return lambda one: measure(one.guests[guest])
-
-
-def _hits(one: GuestOutcome) -> float:
+def hits(one: GuestOutcome) -> float:
     """The share of pages read again that were in the guest's page cache.
 
     Refaults are all of the guest's, so that it is no less than this.
     """
     pages = one.done * MIB / PAGE
     return 1 - one.counters.refaults / pages if pages else 0.0
+
+
+def _of_guest(guest: str, measure: GuestMeasure) -> Measure:
+    return lambda one: measure(one.guests[guest])
 
 
 def _waits(found: Sequence[Outcome], names: Sequence[str]) -> list[tuple[str, ...]]:

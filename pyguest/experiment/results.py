@@ -9,14 +9,19 @@ from typing import Any
 from ..errors import LabError
 from ..jsonl import read_lines
 from ..progress import step
-from . import pictures, report
+from . import goals, pictures, report
+from .goals import OURS
 from .loads import LOADS, Load
 from .outcome import Outcome
 from .plan import Plan
-from .record import Record
+from .record import OUTCOMES, Record
 
-OURS = ("transfer", "transfer+reporting")
 TITLE = "# The plan"
+ENOUGH = 3
+"""Rounds; with fewer nothing is held against a goal."""
+FINDINGS = "findings.md"
+"""Written by hand, beside the report, which takes it in: why a goal is missed, what was tried, and
+each change that came of it with its before and after."""
 WHERE = """\
 Pages are of 4 KiB. *Machine*: counters of the whole machine; *the host's group*: the memory cgroup
 that the guests' QEMUs share; QEMUs' faults and CPU are their processes', guests' figures their own
@@ -33,8 +38,13 @@ up swapped 823 pages out."""
 
 
 def write(run: Path, into: Path) -> None:
-    """Make the report of what is in `run` so far, in the folder `into`. Raises LabError."""
-    record = Record(run / "outcomes.jsonl")
+    """Make the report of what is in `run` so far, in the folder `into`. Raises LabError.
+
+    Where nothing was run, it is made anew of the outcomes that are in `into`, with the pictures
+    over time as they are.
+    """
+    source = next((one for one in (run, into) if (one / OUTCOMES).exists()), run)
+    record = Record(source / OUTCOMES)
     if not record.outcomes:
         raise LabError(f"{record.path}: no outcomes: run the experiment first")
     page = into / "README.md"
@@ -44,6 +54,10 @@ def write(run: Path, into: Path) -> None:
     plan, found = record.plan, record.valid()
     parts = [f"{TITLE} {plan.name}", _about(record, plan), WHERE, _spoiled(record),
              "![All loads](summary.png)"]
+    if plan.rounds >= ENOUGH:
+        parts += ["## Goals", goals.table(list(goals.goals(found, plan.scale)))]
+    if (by_hand := into / FINDINGS).exists():
+        parts.append(by_hand.read_text().strip())
     with step("the report") as progress:
         pictures.summary(found, into / "summary.png")
         for name in plan.loads:
@@ -52,7 +66,8 @@ def write(run: Path, into: Path) -> None:
                 load = LOADS[name](plan.scale, plan.pace)
                 parts.append(_section(run, into, load, plan, outcomes))
     page.write_text("\n\n".join(parts) + "\n")
-    shutil.copyfile(record.path, into / "outcomes.jsonl")
+    if source != into:
+        shutil.copyfile(record.path, into / OUTCOMES)
 
 
 def _about(record: Record, plan: Plan) -> str:

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections import Counter as Count
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from .outcome import Counters, GuestOutcome, Outcome, folder_of
 from .reaction import reactions
 
 MIB = 1 << 20
+BALLOON = "/machine/peripheral/balloon"
 SAMPLE_SECONDS = 0.5
 GUEST_SWAP_MIB = 256
 """Each guest can swap; the seed's could."""
@@ -70,6 +71,7 @@ def run(one: lab.Lab, limited: host.LimitedHost, load: Load, contestant: Contest
                 vm.sh(command, timeout=900)
         time.sleep(SETTLE)
         begin = {name: _counters(vm) for name, vm in vms.items()}
+        rule = _Rule(list(vms.values())) if contestant.automatic else None
         usage, stalled, since = limited.usage(), _stalled(), time.monotonic()
         before = Surroundings.now(usage.swap_used_bytes)
         with _sampling(vms, limited, folder / "samples.jsonl") as seen:
@@ -79,11 +81,13 @@ def run(one: lab.Lab, limited: host.LimitedHost, load: Load, contestant: Contest
                                  os.cpu_count() or 1, seen.strangers)
         guests = {name: replace(ended[name], counters=_counters(vm).since(begin[name]))
                   for name, vm in vms.items()}
+        decisions, messages = rule.happened() if rule is not None else (None, None)
     journal = [record for record in read_lines(folder / "journal.jsonl")
                if record["mono"] <= until]
     found = reactions(journal, since)
-    happened = Count(record["event"] for record in journal if record["mono"] >= since)
-    told = contestant.policy is not None
+    if contestant.policy is not None:
+        happened = Count(record["event"] for record in journal if record["mono"] >= since)
+        decisions, messages = happened["decision"], happened["guest-message"]
     return Outcome(
         load.name, contestant.name, number,
         swapped_in=after.pswpin - usage.pswpin,
@@ -93,8 +97,7 @@ def run(one: lab.Lab, limited: host.LimitedHost, load: Load, contestant: Contest
         zeros_in=after.swpin_zero - usage.swpin_zero,
         zeros_out=after.swpout_zero - usage.swpout_zero,
         attempt=attempt, disturbed=disturbed, unsampled=seen.missed,
-        decisions=happened["decision"] if told else None,
-        messages=happened["guest-message"] if told else None,
+        decisions=decisions, messages=messages,
         waits=found.waits, unheard=found.unheard,
     )
 
@@ -179,6 +182,26 @@ def _sampling(vms: Mapping[str, Vm], limited: host.LimitedHost, path: Path) -> I
     finally:
         stop.set()
         thread.join()
+
+
+class _Rule:
+    """What QEMU's own rule is told and does from now on."""
+
+    def __init__(self, vms: Sequence[Vm]) -> None:
+        self._vms, self._before = vms, 0
+        self._before = self.happened()[1]
+
+    def happened(self) -> tuple[int, int]:
+        """Changes of a target since the call before, and messages of the guests since the begin.
+
+        QEMU tells of one change each 100 ms of a guest.
+        """
+        changes = sum(len(vm.events("BALLOON_AUTOMATIC", 0)) for vm in self._vms)
+        return changes, self._messages() - self._before
+
+    def _messages(self) -> int:
+        told = (vm.command("qom-get", path=BALLOON, property="message-stats") for vm in self._vms)
+        return sum(stats[level] for stats in told for level in ("low", "medium", "critical"))
 
 
 def _counters(vm: Vm) -> Counters:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter as Count
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import Any
 import pytest
 
 from pyguest.errors import LabError
-from pyguest.experiment import compare, postgres, report, results
+from pyguest.experiment import compare, goals, postgres, report, results
 from pyguest.experiment.command import _name
 from pyguest.experiment.contestants import CONTESTANTS
-from pyguest.experiment.disturbance import Surroundings, disturbances, strangers
+from pyguest.experiment.disturbance import Surroundings, disturbances, others, strangers
 from pyguest.experiment.loads import GUEST_OWN, LOADS, QEMU_OWN, Work, cache, seed
 from pyguest.experiment.outcome import Counters, GuestOutcome, Outcome
 from pyguest.experiment.plan import PLANS, Plan
 from pyguest.experiment.reaction import reactions
 from pyguest.experiment.record import TRIES, Record
+from pyguest.host import ProcessUsage
 
 MIB = 1 << 20
 
@@ -147,7 +149,7 @@ def test_a_table_compares_within_each_round() -> None:
     assert "| most swap used (MiB, the host's group) | 7.00 | 7.00 |" in table
     assert "| message to larger target: times | 2 | 2 |" in table
     assert "| up: QEMU's CPU (%) | 7.78 | 7.78 |" in table
-    assert "| targets changed by hostctl | - | 4.00 |" in table  # none has no hostctl
+    assert "| targets changed | - | 4.00 |" in table  # none has no hostctl
 
 
 def test_the_working_caches_hit_rate() -> None:
@@ -166,6 +168,71 @@ def test_what_was_moved_is_all_that_went_for_want_of_memory() -> None:
     verdict = report.verdict(found, "transfer")
     assert "| transfer | 96.0 [66.0, 126] |  |  |" in verdict
     assert "| none | 636 [336, 936] | 0.05 | 1.00 |" in verdict
+
+
+def rounds(load: str, contestant: str, moved: tuple[int, ...], done: float = 100.0,
+           **counters: int) -> list[Outcome]:
+    """Outcomes of so many pages swapped out by the host."""
+    guest = GuestOutcome(Counters(**counters), 90.0, done, 10.0)
+    return [Outcome(load, contestant, number, 0, pages, 0, 0, 0.0,
+                    {"keeps": guest, "wants": guest})
+            for number, pages in enumerate(moved)]
+
+
+def judged(found: list[Outcome], scale: float = 1.0) -> dict[str, tuple[str, bool]]:
+    return {goal.what: (goal.found, goal.met) for goal in goals.goals(found, scale)}
+
+
+def test_the_seeds_goals_are_of_full_scale_and_of_medians() -> None:
+    base = rounds("seed", "none", (1000, 1000, 1000))
+    ours = rounds("seed", "transfer", (4, 5, 900), 102.0)
+    found = judged(base + ours)
+    assert found["seed, transfer: host swapped out, against none"] == (
+        "0.00500 [0.00400, 0.900]", True)
+    assert found["seed, transfer: host swapped in, pages"] == ("0", True)
+    assert found["seed, transfer: records/s of keeps, against none"] == ("1.02", True)
+    worse = judged(base + rounds("seed", "transfer", (4, 6, 6), 101.0, swap_out=1))
+    assert not worse["seed, transfer: host swapped out, against none"][1]
+    assert worse["seed, transfer: guests swapped out, pages"] == ("2.00", False)
+    assert not worse["seed, transfer: records/s of wants, against none"][1]
+    assert not any("swapped" in what for what in judged(base + ours, scale=0.25))
+
+
+def test_with_reporting_no_more_is_swapped_than_by_reporting_alone() -> None:
+    what = "seed, transfer+reporting: host swapped out, pages"
+    peer = rounds("seed", "reporting", (10, 26, 90))
+    assert judged(peer + rounds("seed", "transfer+reporting", (26, 1, 99)))[what][1]
+    assert not judged(peer + rounds("seed", "transfer+reporting", (27, 1, 99)))[what][1]
+    assert what not in judged(peer + rounds("seed", "transfer", (26, 1, 99)))
+
+
+def test_the_caches_goals_are_against_reporting() -> None:
+    peer = rounds("cache", "reporting", (1000, 1000, 1000))
+    out = "cache, transfer: host swapped out, against reporting"
+    kept = "cache, transfer: the working cache's hits, against reporting"
+    good = judged(peer + rounds("cache", "transfer", (20, 20, 20), refaults=1280))
+    assert good[out] == ("0.0200", True)
+    assert good[kept] == ("0.950", True)  # of 25,600 pages
+    bad = judged(peer + rounds("cache", "transfer", (21, 21, 21), refaults=1281))
+    assert not bad[out][1]
+    assert not bad[kept][1]
+
+
+def test_the_better_one_of_ours_is_held_against_the_best_other() -> None:
+    found = [*rounds("both", "none", (100, 200, 300)), *rounds("both", "mom", (10, 90, 95)),
+             *rounds("both", "transfer", (500, 500, 500)),
+             *rounds("both", "transfer+reporting", (40, 50, 90)),
+             *rounds("spike", "mom", (9, 9, 9)), *rounds("spike", "transfer", (9, 9, 9))]
+    seen = judged(found)
+    assert seen["both, transfer+reporting: pages moved for want of memory"] == (
+        "50.0 [40.0, 90.0]", True)
+    assert seen["spike, transfer: pages moved for want of memory"] == ("9.00", True)
+    assert seen["surely less moved than none (p of at most 0.05)"] == ("on 1 of 2", True)
+    assert seen["surely less moved than mom (p of at most 0.05)"] == ("on 0 of 2", False)
+    assert seen["OOM kills in guests of ours, all rounds"] == ("0", True)
+    killed = judged(found + rounds("both", "transfer", (1,), oom_kills=1))
+    assert killed["OOM kills in guests of ours, all rounds"] == ("2", False)
+    assert "| **missed** |" in goals.table(list(goals.goals(found, 1.0)))
 
 
 def test_intervals_and_chances_of_three_rounds() -> None:
@@ -235,22 +302,36 @@ def test_a_trial_that_was_disturbed_is_run_again_and_stays_in_the_record(tmp_pat
 
 
 def test_what_spoils_a_trial() -> None:
-    before = Surroundings(40 * MIB, 1000.0, 2.0, 50.0)
+    before = Surroundings(40 * MIB, 1000.0, 2.0, {1: 70.0, 30: 5.0}, 50.0)
     assert disturbances(before, replace(before, swapped=50 * MIB, uptime=60.0), 2, ()) == []
-    after = Surroundings(60 * MIB, 998.5, 5.0, 60.0)
+    quiet = {1: 70.5, 40: 0.4}
+    assert disturbances(before, replace(before, others=quiet, uptime=60.0), 2, ()) == []
+    after = Surroundings(60 * MIB, 998.5, 5.0, {1: 70.5, 40: 2.0}, 60.0)
     assert disturbances(before, after, 2, {77, 9}) == [
         "+5120 pages in swap that are not the host's", "the wall clock jumped by -1.5 s",
-        "15% of the CPUs' time was taken by a hypervisor", "another QEMU came (PID 9, 77)",
+        "15% of the CPUs' time was taken by a hypervisor",
+        "12% of the CPUs' time was taken by other programs, most by PID 40",
+        "another QEMU came (PID 9, 77)",
     ]
 
 
 def test_the_machine_can_be_looked_at(tmp_path: Path) -> None:
     now = Surroundings.now(5)
     assert now.swapped == Surroundings.now(0).swapped - 5
+    assert 1 in now.others and os.getpid() not in now.others
     for pid, name in ((7, "qemu-system-x86"), (8, "qemu-system-x86"), (9, "bash")):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
     assert strangers([7], tmp_path) == {8}
+
+
+def test_a_trials_own_processes_and_the_kernels_are_no_others() -> None:
+    def process(pid: int, parent: int) -> tuple[int, ProcessUsage]:
+        return pid, ProcessUsage(pid, parent, 0, 0, 1.0, 2.0, 4.0, 0)
+
+    found = dict([process(1, 0), process(2, 0), process(5, 2), process(10, 1), process(20, 10),
+                  process(21, 20), process(30, 10), process(40, 39)])
+    assert others(found, 20) == {1: 7.0, 10: 7.0, 30: 7.0, 40: 7.0}
 
 
 def test_a_report_has_tables_pictures_and_what_was_spoiled(tmp_path: Path) -> None:
@@ -284,6 +365,12 @@ def test_a_report_has_tables_pictures_and_what_was_spoiled(tmp_path: Path) -> No
     assert f"- round 1 of seed, transfer, {jumped}; **counted all the same**" in text
     assert "- round 1 of seed, transfer, failed: guest up: QEMU ended; **missing**" in text
     assert "| pages moved, transfer against | median | p of less | p of more |" in text
+    assert "## Goals" not in text  # of one round
+    record.path.unlink()
+    (into / "findings.md").write_text("## Findings\n\nNone.\n")
+    results.write(run, into)  # of what is there
+    assert (into / "README.md").read_text() == text.replace(
+        "![All loads](summary.png)", "![All loads](summary.png)\n\n## Findings\n\nNone.")
     (into / "README.md").write_text("# Another's")
     with pytest.raises(LabError, match="another folder"):
         results.write(run, into)

@@ -49,8 +49,8 @@ def test_process_with_an_awkward_name() -> None:
     usage = host.parse_process("77 (a) b (c) " + " ".join(fields))
     page, ticks = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
     assert usage == host.ProcessUsage(
-        77, minor_faults=10, major_faults=12, user_seconds=14 / ticks, sys_seconds=15 / ticks,
-        rss_bytes=24 * page)
+        77, parent=4, minor_faults=10, major_faults=12, user_seconds=14 / ticks,
+        sys_seconds=15 / ticks, waited_seconds=33 / ticks, rss_bytes=24 * page)
 
 
 def test_own_process_has_memory_and_a_dead_one_none() -> None:
