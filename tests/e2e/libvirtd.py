@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
+from balloon import SLOT
+
+from pyguest.qtest import QTest
 
 DAEMONS = ("libvirtd", "virtlogd")
 FOLDERS = {
@@ -36,9 +42,16 @@ DOMAIN = """
   <devices>
     <emulator>{emulator}</emulator>
     <controller type='usb' model='none'/>
-    <memballoon model='virtio'/>
+    <memballoon model='virtio'>
+      <address type='pci' domain='0' bus='0' slot='{slot}' function='0'/>
+    </memballoon>
   </devices>
-  <qemu:commandline><qemu:arg value='-bios'/><qemu:arg value='{firmware}'/></qemu:commandline>
+  <qemu:commandline>
+    <qemu:arg value='-bios'/><qemu:arg value='{firmware}'/>
+    <qemu:arg value='-global'/><qemu:arg value='virtio-balloon-pci.message-vq=on'/>
+    <qemu:arg value='-qtest'/><qemu:arg value='unix:{qtest},server=on,wait=off'/>
+    <qemu:arg value='-qtest-log'/><qemu:arg value='none'/>
+  </qemu:commandline>
 </domain>
 """
 FIRMWARE = bytes((64 << 10) - 16) + b"\xf4\xeb\xfd".ljust(16, b"\0")
@@ -52,6 +65,13 @@ def missing() -> str | None:
         if shutil.which(name, path=path) is None:
             return f"no {name}: install libvirt-daemon, libvirt-daemon-driver-qemu"
     return None
+
+
+@dataclass(frozen=True)
+class CPU:
+    """The CPU of a domain."""
+
+    qtest: QTest
 
 
 class Libvirtd:
@@ -90,9 +110,25 @@ class Libvirtd:
         firmware.write_bytes(FIRMWARE)
         connection = libvirt.open(self.uri)
         try:
-            connection.createXML(DOMAIN.format(name=name, emulator=emulator, firmware=firmware), 0)
+            connection.createXML(DOMAIN.format(
+                name=name, emulator=emulator, firmware=firmware, slot=SLOT,
+                qtest=self._qtest(name)), 0)
         finally:
             connection.close()
+
+    def _qtest(self, domain: str) -> Path:
+        return self._folder / f"{domain}.qtest"
+
+    @contextmanager
+    def played(self, domain: str) -> Iterator[CPU]:
+        """What a domain's CPU would do if it had a system, done by a test."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._qtest(domain)))
+            qtest = QTest(connection)
+            try:
+                yield CPU(qtest)
+            finally:
+                qtest.close()
 
     def pid(self, domain: str) -> int:
         """The PID of a domain's QEMU."""
@@ -100,8 +136,8 @@ class Libvirtd:
 
     def start(self, name: str) -> None:
         """Start one of the daemons, and wait until it listens."""
-        socket = self.socket if name == "libvirtd" else self.socket.with_name(f"{name}-sock")
-        socket.unlink(missing_ok=True)  # one that was killed leaves it
+        path = self.socket if name == "libvirtd" else self.socket.with_name(f"{name}-sock")
+        path.unlink(missing_ok=True)  # one that was killed leaves it
         program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin")
         argv = [str(program), "-p", str(self._folder / f"{name}.pid")]
         if os.getuid() == 0:
@@ -111,7 +147,7 @@ class Libvirtd:
                 argv, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         end = time.monotonic() + DEADLINE
-        while not socket.is_socket():
+        while not path.is_socket():
             assert self._processes[name].poll() is None, self._log(name)
             assert time.monotonic() < end, self._log(name)
             time.sleep(0.05)

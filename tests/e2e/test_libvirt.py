@@ -14,11 +14,12 @@ from typing import TypeVar
 
 import libvirtd
 import pytest
+from balloon import CRITICAL, Driver, le32
 
 from hostctl.guests.keeper import Timing
 from hostctl.guests.libvirt import Libvirt
 from hostctl.guests.names import Names
-from hostctl.policy.model import Event, GuestLost, GuestRead, GuestSilent
+from hostctl.policy.model import Event, GuestLost, GuestMessage, GuestRead, GuestSilent, Level
 from pyguest import lab
 
 MIB = 1 << 20
@@ -96,6 +97,13 @@ def test_domains_frozen_gone_and_a_libvirtd_that_restarts(
         assert (read.ram, read.actual, read.balloon) == (32 * MIB, 32 * MIB, True)
         assert read.pool == f"pool of {daemon.pid('a')}"
         assert read.pid == daemon.pid("a")
+
+        with daemon.played("a") as cpu:
+            driver = await asyncio.to_thread(Driver, cpu)
+            await asyncio.to_thread(driver.send, le32(CRITICAL))
+        await until(lambda: host.all(GuestMessage, "a"))
+        message = host.all(GuestMessage, "a")[0]
+        assert (message.level, message.actual) == (Level.CRITICAL, 32 * MIB)
 
         # More frozen guests than libvirtd takes calls at a time from one client (five).
         frozen = names[:-1]

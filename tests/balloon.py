@@ -9,15 +9,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from qemu.qmp import ExecuteError
 
-from pyguest.qtest import DEADLINE, Machine, has_property, without_ioeventfd
+from pyguest.qtest import DEADLINE, Machine, QTest, has_property, without_ioeventfd
 from pyguest.virtio import ModernDevice, Part
 
 HEADER = (
-    Path(__file__).parents[2] / "kmod" / "include" / "uapi" / "linux" / "virtio_balloon_message.h"
+    Path(__file__).parents[1] / "kmod" / "include" / "uapi" / "linux" / "virtio_balloon_message.h"
 )
 NUMBERS = {
     name: int(value)
@@ -133,10 +134,16 @@ def queue_index(feature: int, accepted: Sequence[int]) -> int:
     return 2 + [bit for bit in OPTIONAL if bit in accepted].index(feature)
 
 
+class Played(Protocol):
+    """A QEMU whose CPU a test plays."""
+
+    qtest: QTest
+
+
 class Driver:
     """A modern driver that accepts `accepted` and has its message queue set up."""
 
-    def __init__(self, qemu: Machine, accepted: Sequence[int] = (STATS, MESSAGE)) -> None:
+    def __init__(self, qemu: Played, accepted: Sequence[int] = (STATS, MESSAGE)) -> None:
         self.device = ModernDevice(qemu.qtest, SLOT)
         self.device.negotiate(accepted)
         self.index = queue_index(MESSAGE, accepted)
