@@ -85,6 +85,14 @@ class Libvirtd:
             self._environment[variable] = str(folder / name)
         self.socket = folder / "run/libvirt/libvirt-sock"
         self.uri = f"qemu+unix:///session?socket={self.socket}"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.remote_uri = f"qemu+tcp://127.0.0.1:{port}/session"
+        """By which another host would reach it."""
+        (folder / "config/libvirt").mkdir()
+        (folder / "config/libvirt/libvirtd.conf").write_text(
+            'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\n'
+            f'tcp_port = "{port}"\nauth_tcp = "none"\n')
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Libvirtd:
@@ -140,6 +148,8 @@ class Libvirtd:
         path.unlink(missing_ok=True)  # one that was killed leaves it
         program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin")
         argv = [str(program), "-p", str(self._folder / f"{name}.pid")]
+        if name == "libvirtd":
+            argv.append("--listen")
         if os.getuid() == 0:
             argv = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", *argv]
         with (self._folder / f"{name}.log").open("ab") as log:

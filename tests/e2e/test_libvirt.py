@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,15 @@ from balloon import CRITICAL, Driver, le32
 from hostctl.guests.keeper import Timing
 from hostctl.guests.libvirt import Libvirt
 from hostctl.guests.names import Names
-from hostctl.policy.model import Event, GuestLost, GuestMessage, GuestRead, GuestSilent, Level
+from hostctl.policy.model import (
+    Event,
+    GuestLost,
+    GuestMessage,
+    GuestRead,
+    GuestSilent,
+    Level,
+    TargetTaken,
+)
 from pyguest import lab
 
 MIB = 1 << 20
@@ -80,13 +88,35 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.02)
 
 
+def play(
+    run: Callable[[Host, libvirtd.Libvirtd], Coroutine[None, None, None]],
+    uri: Callable[[libvirtd.Libvirtd], str],
+) -> None:
+    """Run a story with a libvirtd, watched by that URI."""
+
+    async def story(daemon: libvirtd.Libvirtd) -> None:
+        host = Host(uri(daemon))
+        task = asyncio.create_task(host.finder.run())
+        try:
+            await run(host, daemon)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    if (why := libvirtd.missing()) is not None:
+        pytest.skip(why)
+    # In memory: libvirtd syncs a domain's state whenever one is asked. Sockets want short paths.
+    with (
+        tempfile.TemporaryDirectory(prefix="lv", dir="/dev/shm") as folder,
+        libvirtd.Libvirtd(Path(folder)) as daemon,
+    ):
+        asyncio.run(story(daemon))
+
+
 @pytest.mark.timeout(400)
 def test_domains_frozen_gone_and_a_libvirtd_that_restarts(
     parts: lab.Parts,
 ) -> None:
-    if (why := libvirtd.missing()) is not None:
-        pytest.skip(why)
-
     async def run(host: Host, daemon: libvirtd.Libvirtd) -> None:
         names = ("a", "b", "c", "d", "e", "f", "g")
         for name in names:
@@ -139,18 +169,21 @@ def test_domains_frozen_gone_and_a_libvirtd_that_restarts(
         await host.more(GuestRead, "a", 2)
         assert "b" not in host.finder.guests
 
-    async def story(daemon: libvirtd.Libvirtd) -> None:
-        host = Host(daemon.uri)
-        task = asyncio.create_task(host.finder.run())
-        try:
-            await run(host, daemon)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    play(run, lambda daemon: daemon.uri)
 
-    # In memory: libvirtd syncs a domain's state whenever one is asked. Sockets want short paths.
-    with (
-        tempfile.TemporaryDirectory(prefix="lv", dir="/dev/shm") as folder,
-        libvirtd.Libvirtd(Path(folder)) as daemon,
-    ):
-        asyncio.run(story(daemon))
+
+@pytest.mark.timeout(200)
+def test_domains_of_another_host_are_a_pool_of_their_own(parts: lab.Parts) -> None:
+    async def run(host: Host, daemon: libvirtd.Libvirtd) -> None:
+        await asyncio.to_thread(daemon.create, "a", parts.qemu.binary)
+        await until(lambda: host.all(GuestRead, "a"))
+        read = host.all(GuestRead, "a")[0]
+        assert (read.pool, read.pid) == (daemon.remote_uri, None)
+        host.finder.guests["a"].set_target(16 * MIB)
+        await until(lambda: host.all(TargetTaken, "a"))
+        with daemon.played("a") as cpu:
+            driver = await asyncio.to_thread(Driver, cpu)
+            await asyncio.to_thread(driver.send, le32(CRITICAL))
+        await until(lambda: host.all(GuestMessage, "a"))
+
+    play(run, lambda daemon: daemon.remote_uri)
