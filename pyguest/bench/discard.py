@@ -160,8 +160,14 @@ def _take_turn(machine: Machine, shape: Frames) -> tuple[float, float]:
 
 
 def _cpu_seconds(machine: Machine) -> float:
-    """CPU time of the main thread, which serves kicks (proc(5), schedstat: nanoseconds)."""
-    return int(Path(f"/proc/{machine.process.pid}/schedstat").read_text().split()[0]) / 1e9
+    """CPU time of the main thread, which serves kicks (proc(5), schedstat: nanoseconds).
+
+    Once it sleeps: of a thread that runs the kernel knows but the time until the last tick.
+    """
+    process = Path(f"/proc/{machine.process.pid}")
+    while (process / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0)
+    return int((process / "schedstat").read_text().split()[0]) / 1e9
 
 
 def _listed(buffer: Buffer) -> bytes:
