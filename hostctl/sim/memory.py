@@ -40,9 +40,18 @@ class Memory:
     """The state of all guests; every array has a row for each host. Bytes."""
 
     def __init__(
-        self, ram: Array, limit: Array, demand: Demand, parameters: Parameters, reporting: bool
+        self,
+        ram: Array,
+        limit: Array,
+        demand: Demand,
+        parameters: Parameters,
+        reporting: bool,
+        touched: float = 0.0,
     ) -> None:
-        """Guests of `ram` on hosts of `limit`, both with what `demand` wants as far as it fits."""
+        """Guests of `ram` on hosts of `limit`, both with what `demand` wants as far as it fits.
+
+        Each has touched so much before, free or not, of which none is left with reporting.
+        """
         self.p = parameters
         self.reporting = reporting
         self.ram, self.limit = ram, limit
@@ -54,6 +63,8 @@ class Memory:
         zeros = np.zeros_like(ram)
         self.guest_swap, self.host_swap = zeros.copy(), zeros.copy()
         self.touched = self.kernel + self.anon + self.cache
+        if not reporting:
+            self.touched = np.maximum(self.touched, np.minimum(touched, ram))
         self.level = np.zeros(ram.shape, np.int8)
         """Of the last step: 0 no pressure, 1 low, 2 medium, 3 critical."""
         self._pressed = np.zeros(ram.shape, bool)

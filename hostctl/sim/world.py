@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ from hostctl.policy.model import (
 from hostctl.pressure.occupancy import BUSY
 from hostctl.sim.loads import Loads
 from hostctl.sim.measure import Result, Targets
-from hostctl.sim.memory import Memory
+from hostctl.sim.memory import Array, Demand, Memory
 from hostctl.sim.parameters import Parameters
 
 NONE = "none"
@@ -46,7 +47,8 @@ NONE = "none"
 SIZES = (1, 2, 4, 8)
 """GiB of RAM that guests have, each as often as the others."""
 LEVELS = (Level.LOW, Level.MEDIUM, Level.CRITICAL)
-_LOADS_EVERY = 5.0
+LOADS_EVERY = 5.0
+"""Seconds; so often it is looked what the guests want."""
 _QUIET = 60.0
 """A guest is watched for so long after a message: for so long policies think of it."""
 
@@ -75,6 +77,33 @@ class Plan:
     parameters: Parameters = Parameters()
 
 
+class Wants(Protocol):
+    """What guests want over time."""
+
+    def at(self, now: float) -> Demand:
+        """What they want at `now` seconds; times do not go back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The hosts of a plan, in arrays with a row for each. Bytes."""
+
+    ram: Array
+    limit: Array
+    loads: Wants
+    touched: float = 0.0
+    """Of each guest's RAM, what its boot has touched, though it may be free again."""
+
+
+def by_chance(plan: Plan, rng: np.random.Generator) -> Hosts:
+    """Hosts of guests of any of SIZES, with the plan's load."""
+    ram = rng.choice(SIZES, (plan.hosts, plan.guests)).astype(float) * (1 << 30)
+    own = plan.parameters.overhead * plan.guests
+    limit = np.floor(ram.sum(1) / plan.overcommit) + own
+    return Hosts(ram, limit, Loads(plan.load, ram, rng))
+
+
 class _Nothing:
     """The policy that decides nothing."""
 
@@ -85,17 +114,22 @@ class _Nothing:
 class World:
     """The hosts of a plan, and their time."""
 
-    def __init__(self, plan: Plan, watch: Watch | None = None) -> None:
+    def __init__(
+        self, plan: Plan, watch: Watch | None = None, hosts: Hosts | None = None
+    ) -> None:
+        """`hosts` are the plan's own, or by chance."""
         self.plan, self.p = plan, plan.parameters
         self._watch = watch
         rng = np.random.default_rng(plan.seed)
+        if hosts is None:
+            hosts = by_chance(plan, rng)
         shape = (plan.hosts, plan.guests)
-        ram = rng.choice(SIZES, shape).astype(float) * (1 << 30)
-        limit = np.floor(ram.sum(1) / plan.overcommit) + self.p.overhead * plan.guests
-        self._loads = Loads(plan.load, ram, rng)
+        self._loads = hosts.loads
         self.now = 0.0
         self._demand = self._loads.at(0.0)
-        self.memory = Memory(ram, limit, self._demand, self.p, plan.reporting)
+        self.memory = Memory(
+            hosts.ram, hosts.limit, self._demand, self.p, plan.reporting, hosts.touched
+        )
         self.names = [f"g{i}" for i in range(plan.guests)]
         self._index = {name: i for i, name in enumerate(self.names)}
         self.targets = Targets()
@@ -139,8 +173,8 @@ class World:
         self._read(host)
 
     def run(self) -> Result:
-        """The whole plan."""
-        for _ in range(round(self.plan.seconds / self.p.step)):
+        """What is left of the plan."""
+        for _ in range(round((self.plan.seconds - self.now) / self.p.step)):
             self.step()
         return self.result()
 
@@ -148,7 +182,7 @@ class World:
         """A step of the model, then what the hosts' controllers see of it."""
         p, memory = self.p, self.memory
         self.now += p.step
-        if self.now % _LOADS_EVERY < p.step:
+        if self.now % LOADS_EVERY < p.step:
             self._demand = self._loads.at(self.now)
         moving: NDArray[np.bool_] = np.not_equal(memory.size, memory.target)
         memory.step(self._demand)

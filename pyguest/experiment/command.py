@@ -23,7 +23,7 @@ from .plan import PLANS, Plan
 from .record import OUTCOMES, Record
 
 MIB = 1 << 20
-JUDGES = ("compare.py", "goals.py", "pictures.py", "report.py", "results.py")
+JUDGES = ("compare.py", "goals.py", "model.py", "pictures.py", "report.py", "results.py")
 """Of this package, what looks at outcomes alone: it may change while an experiment goes on."""
 
 

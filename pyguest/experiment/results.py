@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import LabError
 from ..jsonl import read_lines
 from ..progress import step
-from . import goals, pictures, report
+from . import goals, model, pictures, report
 from .goals import OURS
 from .loads import LOADS, Load
 from .outcome import Outcome
@@ -30,6 +30,7 @@ median: of three rounds that is their range. *Against* another: the ratio within
 where the other's is not 0. *p*: how probable ranks like these are without a difference (Wilcoxon's
 rank sum, all permutations): with three rounds of each it is 0.05 at best. The load's times are
 scaled by the plan's pace; the policies' own, statistics every 10 s above all, are not."""
+SIMULATED = "The same in hostctl's simulator, whose constants are of other measurements:"
 SEED = """\
 The table of 2014, averages of three runs, pages: host swapped in 36,479 without and 2.66 with
 ballooning, out 372,551 and 8,225; QEMUs' major faults 2,773 and 107 (down), 2,054 and 64 (up);
@@ -91,6 +92,8 @@ def _section(run: Path, into: Path, load: Load, plan: Plan, found: Sequence[Outc
               f"{load.seconds:.0f} s.", report.table(load, found)]
     names = report.contestants(found)
     parts += [report.verdict(found, ours) for ours in OURS if ours in names and len(names) > 1]
+    if (simulated := model.against(load, found)) is not None:
+        parts += [SIMULATED, simulated]
     picture = into / f"{load.name}.png"
     if trials := _samples(run, plan, found):
         first = min(one.round for one in found)

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from pyguest.bench.stats import figure
 from pyguest.errors import LabError
-from pyguest.experiment import compare, goals, postgres, report, results
+from pyguest.experiment import compare, goals, model, postgres, report, results
 from pyguest.experiment.command import _name
 from pyguest.experiment.contestants import CONTESTANTS
 from pyguest.experiment.disturbance import Surroundings, disturbances, others, strangers
@@ -233,6 +234,41 @@ def test_the_better_one_of_ours_is_held_against_the_best_other() -> None:
     killed = judged(found + rounds("both", "transfer", (1,), oom_kills=1))
     assert killed["OOM kills in guests of ours, all rounds"] == ("2", False)
     assert "| **missed** |" in goals.table(list(goals.goals(found, 1.0)))
+
+
+def test_the_simulator_runs_the_same_loads() -> None:
+    load = seed(0.25, 0.25)
+    none, relieved = model.simulate(load, "none"), model.simulate(load, "reporting")
+    assert none.swapped_out > 10_000  # nothing that was freed comes back
+    assert relieved.swapped_out == 0
+    # What was read once counts until somebody else wants memory.
+    kept = cache(0.25, 0.25)
+    assert model.simulate(kept, "reporting").swapped_out == model.simulate(kept, "none").swapped_out
+    assert model.simulate(kept, "none").swapped_out > 10_000
+
+
+def test_a_step_wants_what_it_says_while_it_lasts() -> None:
+    steps = model.Steps(cache(1.0, 1.0))
+    at = {when: steps.at(model.LEAD + when) for when in (-5.0, 0.0, 5.0, 60.0, 239.0, 250.0)}
+    assert at[-5.0].stream.sum() == at[-5.0].files.sum() == at[-5.0].anon.sum() == 0
+    assert at[0.0].stream.tolist() == [[200 * MIB, 0]]
+    assert at[5.0].files.tolist() == [[200 * MIB, 0]]
+    assert at[60.0].anon.tolist() == [[0, 1000 * MIB]]
+    assert at[239.0].hot.tolist() == [[0, 1.0]]
+    assert at[250.0].anon.sum() == 0
+
+
+def test_the_simulator_is_held_against_what_was_measured() -> None:
+    load = seed(0.25, 0.25)
+    counted = round(model.simulate(load, "none").swapped_out)
+    found = [outcome("none", 0, counted // 2, 1.0), outcome("reporting", 0, 0, 1.0)]
+    said = model.against(load, found)
+    assert said is not None
+    assert f"| none | {figure(counted)} | {figure(counted)} | " in said
+    assert "(Spearman) 1.00" in said
+    assert model.against(load, found[:1]) is None
+    assert model._off([100, 744, 0], [100, 0, 0]) == 1.0
+    assert model._off([0, 0], [256, 768]) == 3.0
 
 
 def test_intervals_and_chances_of_three_rounds() -> None:
