@@ -43,10 +43,11 @@ class Tuning:
     low: float = 1 / 32
     """Share of RAM given on a message at low: the seed's 32 MiB of 1.3 GiB is 1/42."""
     medium: float = 1 / 16
-    critical: float = 1 / 4
-    """At critical next to nothing that was looked at could be reclaimed: the next is the OOM."""
-    most: float = 1 / 4
-    """Share of RAM: most that is given in a beat; a third of a minute fills any guest."""
+    critical: float = 1 / 2
+    """At critical next to nothing that was looked at could be reclaimed: the next is the OOM. In
+    the simulator a quarter has guests swap meanwhile, and more memory turned round."""
+    most: float = 1 / 2
+    """Share of RAM: most that is given in a beat; any guest is full after a few seconds."""
     window: float = 10.0
     """Messages at most so far apart are one want: each beat of it doubles the step. A guest that
     still reclaims after a step of 3 % is far from having enough, and a slow one says so late."""
@@ -113,8 +114,9 @@ class Tuning:
     reach_room: float = 0.5
     """Share of the limit: with more room this has time, and what the host holds of each guest is
     not looked at."""
-    reach_every: float = 10.0
-    """Seconds between two of these: each sees statistics of its own, as they come as often."""
+    reach_every: float = 5.0
+    """Seconds between two of these, half of what is between two statistics: what went since those
+    is taken off, so that two steps on the same ones are half and a quarter of what is idle."""
     half_life: float = 600.0
     """In so many seconds half of the way from the edge to the floor is open again: working sets
     change within minutes to hours, and a probe too many costs a low message."""

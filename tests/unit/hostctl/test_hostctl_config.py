@@ -281,7 +281,7 @@ def test_what_needs_a_restart(tmp_path: Path) -> None:
             "[policy.transfer]\ncontended = 0.09",
             ["leave = 0.1", "contended = 0.09", "leave at most contended", "contended 0 for none"],
         ),
-        ("[policy.transfer]\nmedium = 0.5", ["medium = 0.5", "critical = 0.25", "at most"]),
+        ("[policy.transfer]\nmedium = 0.75", ["medium = 0.75", "critical = 0.5", "at most"]),
         ("[policy.transfer]\nprobe_least = 0.1", ["probe_least = 0.1", "probe_most = 0.02"]),
         ("[policy.transfer]\nentry = 1", ["policy.transfer.entry = 1", "unknown", "enter"]),
         ("[policy.transfer]\npressing = [1]", ["pressing = [1]", "three"]),
