@@ -164,8 +164,10 @@ def _cpu_seconds(machine: Machine) -> float:
 
     Once it sleeps: of a thread that runs the kernel knows but the time until the last tick.
     """
-    process = Path(f"/proc/{machine.process.pid}")
+    process, end = Path(f"/proc/{machine.process.pid}"), time.monotonic() + DEADLINE
     while (process / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+        if time.monotonic() > end:
+            raise LabError(f"QEMU does not come to rest in {DEADLINE:g} s: {machine.log()[-500:]}")
         time.sleep(0)
     return int((process / "schedstat").read_text().split()[0]) / 1e9
 

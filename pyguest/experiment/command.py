@@ -23,8 +23,11 @@ from .plan import PLANS, Plan
 from .record import OUTCOMES, Record
 
 MIB = 1 << 20
-JUDGES = ("compare.py", "goals.py", "model.py", "pictures.py", "report.py", "results.py")
-"""Of this package, what looks at outcomes alone: it may change while an experiment goes on."""
+JUDGES = {
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("compare", "goals", "model", "pictures", "report", "results")
+}
+"""What looks at outcomes alone: it may change while an experiment goes on."""
 
 
 def folder(plan: Plan) -> Path:
@@ -104,17 +107,21 @@ def _run(plan: Plan, one: lab.Lab, limited: host.LimitedHost, record: Record) ->
     return failed
 
 
+def code() -> list[Path]:
+    """What decides what is measured."""
+    return sorted(path for top in ("hostctl", "pyguest")
+                  for path in (paths.TREE / top).rglob("*.py") if path not in JUDGES)
+
+
 def _about(plan: Plan, one: lab.Lab) -> dict[str, Any]:
     """All that makes two runs the same, and what a reader wants to know of one."""
     parts = one.parts
-    files = sorted(path for top in ("hostctl", "pyguest")
-                   for path in (paths.TREE / top).rglob("*.py") if path.name not in JUDGES)
     version = subprocess.run([parts.qemu.binary, "--version"], capture_output=True, text=True,
                              check=True).stdout.split()[3]
     return {"kind": "about", "kernel": parts.kernel.release, "qemu": str(parts.qemu.binary),
             "qemu_version": version, "driver": str(parts.driver), "image": str(parts.image.disk),
             "accel": one.accel.kind, "cpus": os.cpu_count(), "cpu": _cpu(),
-            "host_kernel": platform.release(), "code": paths.content_key(*files),
+            "host_kernel": platform.release(), "code": paths.content_key(*code()),
             "beside": len(strangers(())), "commit": _commit(),
             "day": datetime.date.today().isoformat(), **asdict(plan)}
 

@@ -15,10 +15,10 @@ CLOCK_MOST = 1.0
 """Seconds that the wall clock may gain or lose on the monotonic one in a trial."""
 STEAL_MOST = 0.05
 """Share of the CPUs' time that a hypervisor below may take."""
-KTHREADD = 2
-"""The parent of all threads of the kernel."""
 OTHERS_MOST = 0.05
 """The same, which programs may take that are not the trial's."""
+KTHREADD = 2
+"""The parent of all threads of the kernel."""
 SWAP_MOST = 16 << 20
 """Bytes by which what is in swap areas may change against what the group has there: the counters
 are not read at the same time."""
@@ -90,9 +90,10 @@ def disturbances(before: Surroundings, after: Surroundings, cpus: int, came: Col
     time_ = max(after.uptime - before.uptime, 1e-9) * cpus
     if (share := (after.steal - before.steal) / time_) > STEAL_MOST:
         found.append(f"{share:.0%} of the CPUs' time was taken by a hypervisor")
-    used = {pid: seconds - before.others.get(pid, 0.0) for pid, seconds in after.others.items()}
-    if (share := sum(used.values()) / time_) > OTHERS_MOST:
-        most = max(used, key=lambda pid: used[pid])
+    # What a process had used that has ended is its parent's now, and was counted before.
+    used = sum(after.others.values()) - sum(before.others.values())
+    if (share := used / time_) > OTHERS_MOST:
+        most = max(after.others, key=lambda pid: after.others[pid] - before.others.get(pid, 0.0))
         found.append(f"{share:.0%} of the CPUs' time was taken by other programs, most by PID "
                      f"{most}")
     if came:

@@ -17,8 +17,6 @@ from .plan import Plan
 from .record import OUTCOMES, Record
 
 TITLE = "# The plan"
-ENOUGH = 3
-"""Rounds; with fewer nothing is held against a goal."""
 FINDINGS = "findings.md"
 """Written by hand, beside the report, which takes it in: why a goal is missed, what was tried, and
 each change that came of it with its before and after."""
@@ -30,7 +28,9 @@ median: of three rounds that is their range. *Against* another: the ratio within
 where the other's is not 0. *p*: how probable ranks like these are without a difference (Wilcoxon's
 rank sum, all permutations): with three rounds of each it is 0.05 at best. The load's times are
 scaled by the plan's pace; the policies' own, statistics every 10 s above all, are not."""
-SIMULATED = "The same in hostctl's simulator, whose constants are of other measurements:"
+SIMULATED = """\
+The same in hostctl's simulator, whose constants are of other measurements or assumed, but for what
+a guest has touched when it is up; with one choice of the chances in it:"""
 SEED = """\
 The table of 2014, averages of three runs, pages: host swapped in 36,479 without and 2.66 with
 ballooning, out 372,551 and 8,225; QEMUs' major faults 2,773 and 107 (down), 2,054 and 64 (up);
@@ -55,8 +55,10 @@ def write(run: Path, into: Path) -> None:
     plan, found = record.plan, record.valid()
     parts = [f"{TITLE} {plan.name}", _about(record, plan), WHERE, _spoiled(record),
              "![All loads](summary.png)"]
-    if plan.rounds >= ENOUGH:
-        parts += ["## Goals", goals.table(list(goals.goals(found, plan.scale)))]
+    if plan.rounds >= goals.ENOUGH:
+        spoiled = [one for one in record.outcomes if one not in found]
+        failed = [failure["contestant"] for failure in record.failures]
+        parts += ["## Goals", goals.table(list(goals.goals(plan, found, spoiled, failed)))]
     if (by_hand := into / FINDINGS).exists():
         parts.append(by_hand.read_text().strip())
     with step("the report") as progress:

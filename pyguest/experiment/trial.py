@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter as Count
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -77,11 +77,14 @@ def run(one: lab.Lab, limited: host.LimitedHost, load: Load, contestant: Contest
         with _sampling(vms, limited, folder / "samples.jsonl") as seen:
             ended = _press(vms, load, progress)
         after, stalled, until = limited.usage(), _stalled() - stalled, time.monotonic()
+        decisions = messages = None
+        if rule is not None:
+            with suppress(LabError, OSError, QMPError, TimeoutError):  # a QEMU that thrashes
+                decisions, messages = rule.happened()
         disturbed = disturbances(before, Surroundings.now(after.swap_used_bytes),
                                  os.cpu_count() or 1, seen.strangers)
         guests = {name: replace(ended[name], counters=_counters(vm).since(begin[name]))
                   for name, vm in vms.items()}
-        decisions, messages = rule.happened() if rule is not None else (None, None)
     journal = [record for record in read_lines(folder / "journal.jsonl")
                if record["mono"] <= until]
     found = reactions(journal, since)

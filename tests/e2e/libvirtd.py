@@ -77,7 +77,7 @@ class CPU:
 class Libvirtd:
     """libvirtd with its virtlogd, in `folder`; a context manager that ends the domains as well."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, remote: bool = False) -> None:
         self._folder = folder
         self._environment = {**os.environ}
         for variable, name in FOLDERS.items():
@@ -88,7 +88,8 @@ class Libvirtd:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.remote_uri = f"qemu+tcp://127.0.0.1:{port}/session"
-        """By which another host would reach it."""
+        """By which another host would reach it, if it is to be `remote`: anybody here can then."""
+        self._remote = remote
         (folder / "config/libvirt").mkdir()
         (folder / "config/libvirt/libvirtd.conf").write_text(
             'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\n'
@@ -148,7 +149,7 @@ class Libvirtd:
         path.unlink(missing_ok=True)  # one that was killed leaves it
         program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin")
         argv = [str(program), "-p", str(self._folder / f"{name}.pid")]
-        if name == "libvirtd":
+        if name == "libvirtd" and self._remote:
             argv.append("--listen")
         if os.getuid() == 0:
             argv = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", *argv]

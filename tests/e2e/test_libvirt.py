@@ -89,13 +89,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def play(
-    run: Callable[[Host, libvirtd.Libvirtd], Coroutine[None, None, None]],
-    uri: Callable[[libvirtd.Libvirtd], str],
+    run: Callable[[Host, libvirtd.Libvirtd], Coroutine[None, None, None]], *, remote: bool
 ) -> None:
-    """Run a story with a libvirtd, watched by that URI."""
+    """Run a story with a libvirtd, watched as this host's or as another's."""
 
     async def story(daemon: libvirtd.Libvirtd) -> None:
-        host = Host(uri(daemon))
+        host = Host(daemon.remote_uri if remote else daemon.uri)
         task = asyncio.create_task(host.finder.run())
         try:
             await run(host, daemon)
@@ -108,7 +107,7 @@ def play(
     # In memory: libvirtd syncs a domain's state whenever one is asked. Sockets want short paths.
     with (
         tempfile.TemporaryDirectory(prefix="lv", dir="/dev/shm") as folder,
-        libvirtd.Libvirtd(Path(folder)) as daemon,
+        libvirtd.Libvirtd(Path(folder), remote=remote) as daemon,
     ):
         asyncio.run(story(daemon))
 
@@ -169,7 +168,7 @@ def test_domains_frozen_gone_and_a_libvirtd_that_restarts(
         await host.more(GuestRead, "a", 2)
         assert "b" not in host.finder.guests
 
-    play(run, lambda daemon: daemon.uri)
+    play(run, remote=False)
 
 
 @pytest.mark.timeout(200)
@@ -186,4 +185,4 @@ def test_domains_of_another_host_are_a_pool_of_their_own(parts: lab.Parts) -> No
             await asyncio.to_thread(driver.send, le32(CRITICAL))
         await until(lambda: host.all(GuestMessage, "a"))
 
-    play(run, lambda daemon: daemon.remote_uri)
+    play(run, remote=True)

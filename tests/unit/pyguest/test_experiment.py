@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from pyguest import paths
 from pyguest.bench.stats import figure
 from pyguest.errors import LabError
-from pyguest.experiment import compare, goals, model, postgres, report, results
+from pyguest.experiment import command, compare, goals, model, postgres, report, results
 from pyguest.experiment.command import _name
 from pyguest.experiment.contestants import CONTESTANTS
 from pyguest.experiment.disturbance import Surroundings, disturbances, others, strangers
@@ -180,11 +181,14 @@ def rounds(load: str, contestant: str, moved: tuple[int, ...], done: float = 100
             for number, pages in enumerate(moved)]
 
 
-def judged(found: list[Outcome], scale: float = 1.0) -> dict[str, tuple[str, bool]]:
-    return {goal.what: (goal.found, goal.met) for goal in goals.goals(found, scale)}
+PLAN = replace(PLANS["full"], loads=tuple(LOADS), contestants=tuple(CONTESTANTS))
 
 
-def test_the_seeds_goals_are_of_full_scale_and_of_medians() -> None:
+def judged(found: list[Outcome], plan: Plan = PLAN) -> dict[str, tuple[str, bool | None]]:
+    return {goal.what: (goal.found, goal.met) for goal in goals.goals(plan, found)}
+
+
+def test_the_seeds_goals_are_of_its_own_sizes_and_times() -> None:
     base = rounds("seed", "none", (1000, 1000, 1000))
     ours = rounds("seed", "transfer", (4, 5, 900), 102.0)
     found = judged(base + ours)
@@ -193,18 +197,54 @@ def test_the_seeds_goals_are_of_full_scale_and_of_medians() -> None:
     assert found["seed, transfer: host swapped in, pages"] == ("0", True)
     assert found["seed, transfer: records/s of keeps, against none"] == ("1.02", True)
     worse = judged(base + rounds("seed", "transfer", (4, 6, 6), 101.0, swap_out=1))
-    assert not worse["seed, transfer: host swapped out, against none"][1]
+    assert worse["seed, transfer: host swapped out, against none"][1] is False
     assert worse["seed, transfer: guests swapped out, pages"] == ("2.00", False)
-    assert not worse["seed, transfer: records/s of wants, against none"][1]
-    assert not any("swapped" in what for what in judged(base + ours, scale=0.25))
+    assert worse["seed, transfer: records/s of wants, against none"][1] is False
+    for other in (replace(PLAN, scale=0.25), replace(PLAN, pace=0.5)):
+        assert not any("swapped" in what for what in judged(base + ours, other)
+                       if what.startswith("seed"))
+
+
+def test_nothing_is_to_swap_in_any_round() -> None:
+    some = rounds("seed", "transfer", (0, 0, 0))
+    some[1] = replace(some[1], swapped_in=1)
+    assert judged(some)["seed, transfer: host swapped in, pages"] == ("0 [0, 1.00]", False)
+
+
+def test_with_too_few_rounds_nothing_is_judged() -> None:
+    two = rounds("seed", "none", (1000, 1000)) + rounds("seed", "transfer", (1, 1))
+    found = judged(two)
+    assert found["seed, transfer: host swapped out, against none"] == ("0.00100", None)
+    assert found["seed, transfer: pages moved for want of memory"] == ("1.00", None)
+    assert found["cache, transfer: host swapped out, against reporting"] == ("-", None)
+    assert not any("less moved than" in what for what in found)
+    assert "| too few rounds |" in goals.table(list(goals.goals(PLAN, two)))
+
+
+def test_anything_against_nothing_is_without_bounds() -> None:
+    what = "cache, transfer: host swapped out, against reporting"
+    peer = rounds("cache", "reporting", (0, 0, 1000))
+    assert judged(peer + rounds("cache", "transfer", (5, 5, 1)))[what] == (
+        "0.00100; in 2 rounds reporting has 0", False)
+    assert judged(peer + rounds("cache", "transfer", (0, 0, 1)))[what][1] is True
+
+
+def test_a_load_that_ended_early_meets_no_goal() -> None:
+    base, ours = rounds("seed", "none", (9, 9, 9)), rounds("seed", "transfer", (0, 0, 0), 200.0)
+    guests = {**ours[2].guests, "wants": replace(ours[2].guests["wants"], broken="killed")}
+    ours[2] = replace(ours[2], guests=guests)
+    found = judged(base + ours)
+    assert found["seed, transfer: records/s of keeps, against none"] == (
+        "2.00; a load ended early", False)
+    assert found["loads of ours that ended early"] == ("1", False)
 
 
 def test_with_reporting_no_more_is_swapped_than_by_reporting_alone() -> None:
     what = "seed, transfer+reporting: host swapped out, pages"
     peer = rounds("seed", "reporting", (10, 26, 90))
-    assert judged(peer + rounds("seed", "transfer+reporting", (26, 1, 99)))[what][1]
-    assert not judged(peer + rounds("seed", "transfer+reporting", (27, 1, 99)))[what][1]
-    assert what not in judged(peer + rounds("seed", "transfer", (26, 1, 99)))
+    assert judged(peer + rounds("seed", "transfer+reporting", (26, 1, 99)))[what][1] is True
+    assert judged(peer + rounds("seed", "transfer+reporting", (27, 1, 99)))[what][1] is False
+    assert judged(peer + rounds("seed", "transfer", (26, 1, 99)))[what][1] is None
 
 
 def test_the_caches_goals_are_against_reporting() -> None:
@@ -215,8 +255,8 @@ def test_the_caches_goals_are_against_reporting() -> None:
     assert good[out] == ("0.0200", True)
     assert good[kept] == ("0.950", True)  # of 25,600 pages
     bad = judged(peer + rounds("cache", "transfer", (21, 21, 21), refaults=1281))
-    assert not bad[out][1]
-    assert not bad[kept][1]
+    assert bad[out][1] is False
+    assert bad[kept][1] is False
 
 
 def test_the_better_one_of_ours_is_held_against_the_best_other() -> None:
@@ -228,12 +268,26 @@ def test_the_better_one_of_ours_is_held_against_the_best_other() -> None:
     assert seen["both, transfer+reporting: pages moved for want of memory"] == (
         "50.0 [40.0, 90.0]", True)
     assert seen["spike, transfer: pages moved for want of memory"] == ("9.00", True)
-    assert seen["surely less moved than none (p of at most 0.05)"] == ("on 1 of 2", True)
-    assert seen["surely less moved than mom (p of at most 0.05)"] == ("on 0 of 2", False)
-    assert seen["OOM kills in guests of ours, all rounds"] == ("0", True)
-    killed = judged(found + rounds("both", "transfer", (1,), oom_kills=1))
-    assert killed["OOM kills in guests of ours, all rounds"] == ("2", False)
-    assert "| **missed** |" in goals.table(list(goals.goals(found, 1.0)))
+    less = "less moved than {} by the better one of ours (p of at most 0.05)"
+    assert seen[less.format("none")] == ("on 1 of 1", True)
+    assert seen[less.format("mom")] == ("on 0 of 2", False)
+
+
+def test_kills_count_in_trials_that_do_not_and_so_do_failures() -> None:
+    found = rounds("both", "transfer", (1, 1, 1))
+    assert judged(found)["OOM kills in guests of ours"] == ("0", True)
+    spoiled = rounds("both", "transfer", (1,), oom_kills=1)
+    seen = {goal.what: (goal.found, goal.met)
+            for goal in goals.goals(PLAN, found, spoiled, ["transfer", "none"])}
+    assert seen["OOM kills in guests of ours"] == ("2", False)
+    assert seen["trials of ours that failed"] == ("1", False)
+
+
+def test_a_policys_model_decides_what_is_measured() -> None:
+    names = {str(path.relative_to(paths.TREE)) for path in command.code()}
+    assert "hostctl/policy/model.py" in names
+    assert "pyguest/experiment/trial.py" in names
+    assert "pyguest/experiment/model.py" not in names
 
 
 def test_the_simulator_runs_the_same_loads() -> None:
@@ -340,9 +394,9 @@ def test_a_trial_that_was_disturbed_is_run_again_and_stays_in_the_record(tmp_pat
 def test_what_spoils_a_trial() -> None:
     before = Surroundings(40 * MIB, 1000.0, 2.0, {1: 70.0, 30: 5.0}, 50.0)
     assert disturbances(before, replace(before, swapped=50 * MIB, uptime=60.0), 2, ()) == []
-    quiet = {1: 70.5, 40: 0.4}
+    quiet = {1: 75.9}  # what 30 had used is its parent's, since it has ended
     assert disturbances(before, replace(before, others=quiet, uptime=60.0), 2, ()) == []
-    after = Surroundings(60 * MIB, 998.5, 5.0, {1: 70.5, 40: 2.0}, 60.0)
+    after = Surroundings(60 * MIB, 998.5, 5.0, {1: 70.5, 30: 5.0, 40: 2.0}, 60.0)
     assert disturbances(before, after, 2, {77, 9}) == [
         "+5120 pages in swap that are not the host's", "the wall clock jumped by -1.5 s",
         "15% of the CPUs' time was taken by a hypervisor",
