@@ -201,6 +201,7 @@ def test_statistics_that_vary_do_not_have_memory_taken_and_given_in_turn(
         host.settle("a")
     assert host.target("a") < 1024
     # What varies by more than lies between the two is remembered, as an edge.
+    # Each edge opens by half within 10 minutes, and later ever more slowly.
     assert given <= (0 if noise <= 20 else 15)
 
 
@@ -677,6 +678,17 @@ def test_where_nobody_has_anything_to_give_it_is_looked_for_less_often() -> None
     host.now += 40
     host.stats("a", available=900, free=0)
     assert "a" in host.take(PoolRead(host.now, HOST, 800 * MIB, 600 * MIB))
+
+
+def test_a_second_step_on_the_same_statistics_is_half_of_what_is_left() -> None:
+    host, taken = ahead(replace(TUNING, reach_least=0.25, reach_most=0.25)), []
+    host.guest("a", 1024, available=400, free=0)
+    for _ in range(2):
+        host.now += TUNING.reach_every
+        taken.append(-host.take(PoolRead(host.now, HOST, 800 * MIB, 600 * MIB))["a"][0])
+        host.settle("a")
+    idle = 400 - 2 * TUNING.lacking * 1024
+    assert taken == [int(idle / 2), int((idle - taken[0]) / 2)]
 
 
 def test_who_gave_of_late_is_looked_at_again_when_it_is_quiet() -> None:
