@@ -129,6 +129,7 @@ _TUNED: Keys = {
     "reserve_least": values.size,
     "own": values.size,
     "worth": values.part,
+    "ahead": values.part,
     "resident": values.part,
     "least": values.share,
     "stats_age": values.stats_age,

@@ -38,6 +38,7 @@ from hostctl.policy.model import (
     Reason,
     Released,
     TargetSent,
+    Tick,
 )
 from hostctl.recorder import Record, Recorder
 from hostctl.runtime import Holds
@@ -60,6 +61,8 @@ class Core:
         self.report = Reporter(journal, self.metrics.error)
         self._recorder = Recorder(journal.put)
         self._history = History()
+        self._attended: frozenset[str] = frozenset()
+        """Guests whose statistics are read often."""
         self._base = self.state
         self._since: list[Event] = []
         """What the journal tells until now: of that state, these events."""
@@ -95,6 +98,9 @@ class Core:
                 f"{type(exc).__name__}: {exc} ({where.name}, line {where.lineno}); its decisions "
                 "on that are lost, please report it",
             )
+        else:
+            if isinstance(event, Tick):
+                self._attend(frozenset(self._engine.closely(event.time)))
         self._recorder.event(event, before, self.state, verdicts)
         self._since.append(event)
         self.metrics.event(event)
@@ -166,6 +172,13 @@ class Core:
         most = event.most if bounds.ceiling is None else bounds.ceiling
         return replace(event, floor=floor_of(event.ram, bounds.floor), most=most)
 
+    def _attend(self, wanted: frozenset[str]) -> None:
+        """Have these guests' statistics read often, and no others'."""
+        for guest in wanted ^ self._attended:
+            if (channel := self.channel(guest)) is not None:
+                channel.attend(closely=guest in wanted)
+        self._attended = wanted
+
     def _note(self, event: Event, before: HostState) -> None:
         """Remember what outlives the event."""
         match event:
@@ -174,6 +187,7 @@ class Core:
                     self.emit(Held(event.time, event.guest, why))
             case GuestLost():
                 self._history.forget(event.guest)
+                self._attended -= {event.guest}
             case Held() if event.guest in before.guests:
                 self._holds.hold(event.guest, event.why)
             case Released():

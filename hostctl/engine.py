@@ -6,6 +6,8 @@ It does no I/O and reads no clock.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hostctl.guard import Guard, Limits, Refusal
 from hostctl.policy import Policy, signals
 from hostctl.policy.model import (
@@ -15,6 +17,7 @@ from hostctl.policy.model import (
     GuestMessage,
     HostState,
     Level,
+    Stats,
     StatsRead,
     TargetSent,
 )
@@ -35,6 +38,8 @@ class Engine:
         self.state = HostState()
         self._guard = Guard(limits)
         self._dry_run = dry_run
+        self._compared: dict[str, Stats] = {}
+        """Of guests without messages, the statistics that newer ones are compared with."""
 
     def change(self, policy: Policy, limits: Limits) -> None:
         """Go on under `policy` and `limits`; what is known of guests and pools stays."""
@@ -47,10 +52,15 @@ class Engine:
         self.state = self.state.after(event)
         if isinstance(event, GuestLost):
             self._guard.forget(event.guest)
+            self._compared.pop(event.guest, None)
         found = [self.judge(one, event.time) for one in self.policy.decide(self.state, event)]
         for message in derived:
             found += self.take(message)
         return found
+
+    def closely(self, now: float) -> Collection[str]:
+        """The guests whose statistics the policy wants often for now."""
+        return self.policy.closely(now)
 
     def _derived(self, event: StatsRead) -> list[GuestMessage]:
         """What a guest without messages of its own says by its new statistics.
@@ -58,9 +68,12 @@ class Engine:
         A message for each level up to the one that it has, as our driver sends them.
         """
         guest = self.state.guests.get(event.guest)
-        if guest is None or guest.tells or guest.stats is None:
+        if guest is None or guest.tells:
             return []
-        found = signals.level(guest.stats, event.stats)
+        old = self._compared.setdefault(event.guest, event.stats)
+        found = signals.level(old, event.stats)
+        if found is not None or event.stats.time - old.time >= signals.PERIOD:
+            self._compared[event.guest] = event.stats
         return [
             GuestMessage(event.time, event.guest, level, guest.actual)
             for level in Level

@@ -21,14 +21,13 @@ AUTOMATIC = (
 
 
 class QmpBalloon:
-    """The balloon of one QEMU; its driver is asked for statistics each `interval` seconds.
+    """The balloon of one QEMU.
 
     It outlives connections to the same QEMU. `complain` is told of what it can do without: which
     part, and what is wrong with it.
     """
 
-    def __init__(self, interval: int, complain: Callable[[str, str], None]) -> None:
-        self._interval = interval
+    def __init__(self, complain: Callable[[str, str], None]) -> None:
         self._complain = complain
         self._call: Call
         self._ram = 0
@@ -98,11 +97,12 @@ class QmpBalloon:
             return None
         reply = await self._device.stats(self._call, self._ram)
         when = self._freshness.read(reply.date, time.monotonic(), time.time())
-        if when is None:
-            # It may have been switched off by somebody else; to repeat it changes nothing.
-            await self._device.poll_stats(self._call, self._interval)
-            return None
-        return reply.at(when)
+        return None if when is None else reply.at(when)
+
+    async def poll(self, interval: int) -> None:
+        """As Balloon.poll."""
+        if self._device is not None:
+            await self._device.poll_stats(self._call, interval)
 
     def suspect(self, actual: int) -> bool:
         """As Balloon.suspect."""
@@ -113,7 +113,6 @@ class QmpBalloon:
         self._freshness = Freshness()
         if self._device is None:
             return Guessed()
-        await self._device.poll_stats(self._call, self._interval)
         return Told() if self._device.has_target else Guessed()
 
     async def _tells(self) -> bool:

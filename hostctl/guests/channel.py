@@ -32,6 +32,10 @@ class Channel(Protocol):
         """Have the guest's target set to `target` bytes, soon; a later call replaces it."""
         ...
 
+    def attend(self, *, closely: bool) -> None:
+        """Read the guest's statistics often from now on, or as often as is configured."""
+        ...
+
 
 class Finder(Protocol):
     """Finds guests where it looks, and keeps a channel to each."""

@@ -83,16 +83,14 @@ class DomainBalloon:
     `local`: it is on this host, and has our wall clock.
     """
 
-    def __init__(self, link: Link, uuid: str, interval: int, *, local: bool) -> None:
+    def __init__(self, link: Link, uuid: str, *, local: bool) -> None:
         self.told = False
         """It has sent a message."""
         self._link = link
         self._uuid = uuid
-        self._interval = interval
         self._local = local
         self._ram = 0
         self._balloon = False
-        self._begun = False
         self._target = Guessed()
         self._freshness = Freshness()
 
@@ -114,9 +112,6 @@ class DomainBalloon:
         self._ram, self._balloon = now.ram, now.balloon
         if not now.balloon:
             return Reading(now.ram, now.ram, now.ram, balloon=False)
-        if not self._begun:
-            await self._poll()
-            self._begun = True
         foreign = self._target.foreign(now.ram, now.actual, None)
         target = self._target.take(now.ram, now.actual, None)
         held = BY_HAND.format(now.actual) if foreign else None
@@ -139,22 +134,20 @@ class DomainBalloon:
         reply = stats(await self._call(_reply), self._ram)
         wall = time.time() if self._local else None
         when = self._freshness.read(reply.date, time.monotonic(), wall)
-        if when is None:
-            await self._poll()  # it may have been switched off; to repeat it changes nothing
-            return None
-        return reply.at(when)
+        return None if when is None else reply.at(when)
 
     def suspect(self, actual: int) -> bool:
         """As Balloon.suspect."""
         return self._target.suspect(actual)
 
-    async def _poll(self) -> None:
+    async def poll(self, interval: int) -> None:
+        """As Balloon.poll."""
+        if not self._balloon:
+            return
         # Not every driver polls; it shows in the age of the statistics.
         with suppress(RefusedError):
             await self._call(
-                lambda domain: domain.setMemoryStatsPeriod(
-                    self._interval, libvirt.VIR_DOMAIN_AFFECT_LIVE
-                )
+                lambda domain: domain.setMemoryStatsPeriod(interval, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             )
 
     async def _call(self, do: Callable[[libvirt.virDomain], T]) -> T:

@@ -58,15 +58,12 @@ class Timing:
     refresh: float
     stats: float
     """QEMU polls the driver as often, in whole seconds."""
+    stats_closely: float = 2.0
+    """The same of a guest that the policy attends to: QEMU dates statistics in whole seconds."""
     retry_first: float = 0.5
     retry_most: float = 5.0
     """A guest that is silent is asked again as often."""
     grace: float = 15.0
-
-    @property
-    def poll(self) -> int:
-        """Seconds between two questions of QEMU to the driver."""
-        return max(round(self.stats), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,10 @@ class Balloon(Protocol):
 
     async def stats(self) -> Stats | None:
         """The driver's statistics; None: there are none that are new."""
+        ...
+
+    async def poll(self, interval: int) -> None:
+        """Have QEMU ask the driver each `interval` seconds; to repeat it changes nothing."""
         ...
 
     def suspect(self, actual: int) -> bool:
@@ -138,11 +139,20 @@ class Keeper:
         self._heard: int | None = None
         self._tells = False
         self._due = 0.0
+        self._interval = self._timing.stats
 
     def set_target(self, target: int) -> None:
         """Have the guest's target set to `target` bytes, soon; a later call replaces it."""
         self._wanted, self._kept = target, None
         self._wake.set()
+
+    def attend(self, *, closely: bool) -> None:
+        """Read statistics often from now on, or as often as is configured."""
+        self._interval = self._timing.stats
+        if closely:
+            self._interval = min(self._timing.stats_closely, self._timing.stats)
+            self._stats_due = 0.0
+            self._wake.set()
 
     def wake(self) -> None:
         """`serve` is to look whether it should still run."""
@@ -197,6 +207,8 @@ class Keeper:
         self._stats_wait = FIRST_STATS
         self._stats_due = 0.0
         self._stats_failed = False
+        self._polled: int | None = None
+        """QEMU's interval, as far as we know."""
         await self._refresh(balloon, home)
         while running():
             self._wake.clear()
@@ -309,8 +321,11 @@ class Keeper:
             self._emit(Held(now, self.name, reading.held))
 
     async def _read_stats(self, balloon: Balloon) -> None:
-        now = time.monotonic()
+        now, poll = time.monotonic(), max(round(self._interval), 1)
         try:
+            if self._polled != poll:
+                await balloon.poll(poll)
+                self._polled = poll
             stats = await balloon.stats()
         except TimeoutError as exc:
             self._time_out(exc)
@@ -323,10 +338,13 @@ class Keeper:
             self._stats_failed = False
             self._answered()
             if stats is not None:
-                self._stats_wait = self._timing.stats
+                self._stats_wait = self._interval
                 self._emit(StatsRead(now, self.name, stats))
+            else:
+                self._polled = None  # somebody else may have switched it off
+        self._stats_wait = min(self._stats_wait, self._interval)
         self._stats_due = _slot(now + self._stats_wait * random.uniform(1.0, 1.1))
-        self._stats_wait = min(2 * self._stats_wait, self._timing.stats)
+        self._stats_wait = min(2 * self._stats_wait, self._interval)
 
     def _time_out(self, exc: TimeoutError) -> None:
         limit = self._timing.timeout

@@ -75,6 +75,10 @@ class DomainGuest:
         """Have the guest's target set to `target` bytes, soon; a later call replaces it."""
         self.keeper.set_target(target)
 
+    def attend(self, *, closely: bool) -> None:
+        """Read the guest's statistics often from now on, or as often as is configured."""
+        self.keeper.attend(closely=closely)
+
     async def run(
         self, connected: asyncio.Event, home: Callable[[], Home], report: Reporter
     ) -> None:
@@ -254,7 +258,7 @@ class Libvirt:
 
     def _begin(self, found: Found) -> None:
         keeper = Keeper(found.name, self._emit, self._report, self._timing)
-        balloon = DomainBalloon(self._link, found.uuid, self._timing.poll, local=self._local)
+        balloon = DomainBalloon(self._link, found.uuid, local=self._local)
         guest = DomainGuest(found.name, found, keeper, balloon, self._timing)
         self.guests[found.name] = guest
         guest.task = asyncio.create_task(

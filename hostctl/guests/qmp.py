@@ -67,6 +67,10 @@ class QmpGuest:
         """Have the guest's target set to `target` bytes, soon; a later call replaces it."""
         self._keeper.set_target(target)
 
+    def attend(self, *, closely: bool) -> None:
+        """Read the guest's statistics often from now on, or as often as is configured."""
+        self._keeper.attend(closely=closely)
+
     def retry_now(self) -> None:
         """Connect again without waiting: there is a new socket."""
         self._retry.set()
@@ -115,7 +119,7 @@ class QmpGuest:
             delay = min(2 * delay, timing.retry_most)
 
     def _new_balloon(self) -> QmpBalloon:
-        return QmpBalloon(self._timing.poll, self._keeper.complain)
+        return QmpBalloon(self._keeper.complain)
 
     async def _session(self) -> str:
         """One connection from beginning to end; the reason why it ended."""

@@ -8,7 +8,7 @@ the same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,10 @@ class Policy(Protocol):
 
     def decide(self, state: HostState, event: Event) -> list[Decision]:
         """The decisions that `event` calls for; `state` is the host after the event."""
+        ...
+
+    def closely(self, now: float) -> Collection[str]:
+        """The guests whose statistics it wants often for now, by name."""
         ...
 
 

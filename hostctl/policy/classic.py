@@ -8,6 +8,7 @@ the balloon shrinks by a step. The target stays between the guest's floor and it
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hostctl.policy.model import (
@@ -45,6 +46,10 @@ class Classic:
             case _:
                 return []
         return [decision for decision in found if decision is not None]
+
+    def closely(self, now: float) -> Collection[str]:
+        """Nobody: it goes by messages."""
+        return ()
 
     def _inflate(self, guest: GuestState, now: float) -> Decision | None:
         pressed = guest.last_message is not None and now - guest.last_message <= self.hysteresis

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from hostctl.policy.model import GuestState, Level, Occupancy, Stats, grew
+from hostctl.policy.signals import PERIOD
 from hostctl.policy.tuning import Tuning
 
 
@@ -90,8 +91,8 @@ class GuestMemo:
     """When it was last inflated, or was seen to be inflating."""
     start: Stats | None = None
     """The statistics from before that inflation."""
-    told: Stats | None = None
-    """The last statistics."""
+    told: deque[Stats] = field(default_factory=deque)
+    """The last statistics: those of PERIOD seconds, and the ones before."""
     earlier: float = -inf
     """When those before were made."""
     probe: float = 0.0
@@ -113,6 +114,23 @@ class GuestMemo:
             self.occupancy = Sizes(whole)
         self.occupancy.add(whole, now, tuning.stats_age)
         self.swapped, self.looked = found.swapped, now
+
+    def before_that(self, stats: Stats) -> Stats | None:
+        """Those that `stats` are to be compared with: of PERIOD seconds ago at least, as rates
+        of a shorter time are chance. `stats` are remembered."""
+        told = self.told
+        while len(told) > 1 and stats.time - told[1].time >= PERIOD:
+            told.popleft()
+        old = told[0] if told else None
+        told.append(stats)
+        return old
+
+    def outgrew(self, guest: GuestState, tuning: Tuning) -> bool:
+        """Whether the host has so much more of the guest now that its statistics are outdated."""
+        if guest.stats is None or self.occupancy is None:
+            return False
+        least = self.occupancy.since(guest.stats.time)[0]
+        return self.occupancy.last - least >= tuning.least * guest.ram
 
     def stops(self, until: float) -> None:
         """No inflation before `until`; a later end that was set already stays."""
@@ -165,7 +183,9 @@ class PoolMemo:
     fruitless: int = 0
     """How often in a row nobody was found to probe."""
     barren: float = -inf
-    """Nobody had anything to give: before, there are no new statistics, however many messages."""
+    """Nobody had anything to give, and nothing that would change it has happened: not before."""
+    close: dict[str, float] = field(default_factory=dict)
+    """Guests whose statistics are wanted often, each until a time."""
 
     def grown(self, since: float) -> int:
         """By how much what is in use has grown since then, in bytes."""

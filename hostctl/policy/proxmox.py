@@ -11,7 +11,7 @@ Nobody moves by more than 100 MiB a time. Shares are all equal here (Proxmox's d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 
 from hostctl.policy.model import (
@@ -48,6 +48,10 @@ class Proxmox:
             return []
         self._next = event.time + INTERVAL
         return [one for pool in state.pools.values() for one in _run(state, pool)]
+
+    def closely(self, now: float) -> Collection[str]:
+        """Nobody: it goes by its interval."""
+        return ()
 
 
 def _run(state: HostState, pool: PoolState) -> list[Decision]:

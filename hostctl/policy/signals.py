@@ -15,6 +15,10 @@ MEDIUM = 60
 """Per cent of scanned pages that were not reclaimed: vmpressure_level_med."""
 CRITICAL = 95
 """vmpressure_level_critical."""
+PERIOD = 9.0
+"""Seconds over which statistics are compared at least: nearly the interval at which they come
+where nothing happens. In a shorter time the start of a program looks like a shortage, and slow
+reclaim like none."""
 SWAP_IN = WINDOW * PAGE
 """Bytes swapped in from one statistics to the next: a window's worth was taken too much."""
 FAULTS = 200

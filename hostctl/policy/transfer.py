@@ -10,6 +10,8 @@ rules, and why they neither oscillate nor starve a guest; tuning.py has the cons
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
 from math import inf
 
 from hostctl.policy.donors import Donor, donors, idle_of, lacks_below, reserve_of, turns_over
@@ -36,7 +38,9 @@ from hostctl.policy.model import (
 from hostctl.policy.tuning import Tuning
 
 MIB = 1 << 20
-PAUSES = 3
+CLOSE_MOST = 100
+"""Guests of a pool whose statistics are read often, at most: that is a percent of a CPU."""
+PAUSES = 9
 """By so many intervals at most the next look at who could shrink is later, where nobody can."""
 
 
@@ -76,9 +80,28 @@ class Transfer:
                 self._guests.pop(event.guest, None)
                 for one in self._pools.values():
                     one.wants.pop(event.guest, None)
+                    one.close.pop(event.guest, None)
             case PoolLost():
                 self._pools.pop(event.pool, None)
         return []
+
+    def closely(self, now: float) -> Collection[str]:
+        """Guests whose memory changes, as far as their pool has not room for that anyway."""
+        found: list[str] = []
+        for memo in self._pools.values():
+            memo.close = {name: until for name, until in memo.close.items() if until > now}
+            found += islice(memo.close, CLOSE_MOST)
+        return found
+
+    def _watch(self, state: HostState, guest: GuestState, now: float) -> None:
+        """Its memory changes: have newer statistics of it soon, if its pool is so full that they
+        matter, and see then whether it has something to give."""
+        tuning, read, memo = self._tuning, state.pools.get(guest.pool), self._pool(guest.pool)
+        if read is None or read.room < tuning.reach_room * read.limit:
+            memo.close[guest.name] = now + tuning.window
+            if memo.fruitless:
+                memo.fruitless = 0
+                memo.next_probe = min(memo.next_probe, now + tuning.reach_every)
 
     def _guest(self, guest: GuestState, now: float) -> GuestMemo:
         """What is remembered of the guest, its present size with it.
@@ -106,6 +129,8 @@ class Transfer:
         for name, held in event.occupied.items():
             if (known := self._guests.get(name)) is not None:
                 known.occupied(held, now, self._tuning)
+                if name in state.guests and known.outgrew(state.guests[name], self._tuning):
+                    self._watch(state, state.guests[name], now)
         for name, move in list(memo.moving.items()):
             guest = state.guests.get(name)
             if guest is None or guest.target >= guest.actual:
@@ -138,6 +163,7 @@ class Transfer:
         if now - memo.last > tuning.window:
             memo.series, memo.before, memo.doubled = now, guest.stats, 0
         memo.last = now
+        self._watch(state, guest, now)
         if event.level is Level.LOW:
             if self._inflating(guest, memo, now):
                 if not strained(memo.start, guest.stats, tuning):
@@ -257,9 +283,11 @@ class Transfer:
         self, state: HostState, guest: GuestState, stats: Stats, now: float
     ) -> list[Decision]:
         tuning, memo = self._tuning, self._guest(guest, now)
-        old, memo.told = memo.told, stats
-        memo.earlier = -inf if old is None else old.time
+        memo.earlier = -inf if not memo.told else memo.told[-1].time
+        old = memo.before_that(stats)
         memo.smallest, memo.largest = memo.sizes.since(stats.time)
+        pool = self._pool(guest.pool)
+        pool.barren = min(pool.barren, pool.next_take)  # they may tell of something to give
         strains = strained(old, stats, tuning)
         if strains:
             memo.hurt = now
@@ -325,12 +353,12 @@ class Transfer:
             asked = int(tuning.pressing[level.rank] * limit) - max(coming, 0)
             # With more room, it is the host's own page cache that is turned over.
             need = max(need, min(asked, int(tuning.contended * limit) - room))
-        if need > 0:
-            if now >= memo.next_take:
-                found += self._take(state, pool, need, now, reason)[0]
-        elif now >= memo.next_probe:
-            found += self._search(state, pool, room, now)
-        return found
+        searched: list[Decision] = []
+        if level is None and now >= memo.next_probe:
+            searched = self._search(state, pool, room, now)
+        if not searched and need > 0 and now >= memo.next_take:
+            found += self._take(state, pool, need, now, reason)[0]
+        return found + searched
 
     def _search(self, state: HostState, pool: str, room: int, now: float) -> list[Decision]:
         """Probe, if the pool's guests could outgrow it without a word, or it has little room."""
@@ -348,7 +376,7 @@ class Transfer:
                 memo.fruitless = 0 if lately else min(memo.fruitless + 1, PAUSES)
                 memo.next_probe += memo.fruitless * tuning.reach_every
                 return found
-        if room < tuning.contended * limit:
+        if not memo.short and room < tuning.contended * limit:
             memo.next_probe = now + tuning.probe_every
             return self._probe(state, pool, int(tuning.contended * limit) - room, now)
         return []
@@ -415,36 +443,48 @@ class Transfer:
         """Have the host get `need` bytes, or what there is, from idle memory; and how much it gets.
 
         For the host from all in proportion, so that nobody gives much; for a guest from those
-        that have most, so that few are disturbed.
+        that have most, so that few are disturbed. Guests of whose memory the host gets but a
+        small part give what the others cannot.
         """
         tuning, memo = self._tuning, self._pool(pool)
         if now < memo.barren:
             return [], 0
-        offers = {
-            one.guest.name: (self._offer(one), one)
-            for one in donors(state, pool, self._guests, memo, tuning, now)
-            if one.guest.name != taker
-        }
+        able = donors(state, pool, self._guests, memo, tuning, now)
+        offers = [(self._offer(one), one) for one in able if one.guest.name != taker]
         memo.next_take = now + tuning.beat
         if not offers:
-            memo.barren = now + tuning.quarantine
-        total = sum(gain for gain, _ in offers.values())
+            memo.barren = max(self._again(state, pool, now), memo.next_take)
+        total = sum(gain for gain, _ in offers)
         found: list[Decision] = []
         left = need
-        for gain, donor in sorted(offers.values(), key=lambda offer: -offer[0]):
-            part = min(left, gain)
-            if taker is None and total > need:
-                part = min(part, max(gain * need // total, int(tuning.least * donor.guest.ram)))
-            size = min(donor.cost(part), int(tuning.step * donor.guest.ram))
-            if size < PAGE:
-                break
-            why = (
-                f"{_mib(need)} MiB needed, {_mib(gain)} MiB of {_mib(total)} MiB to be had here, "
-                f"{_mib(donor.free)} MiB free"
-            )
-            found.append(self._inflate(donor, size, now, reason, why))
-            left -= donor.gain(size)
+        for hollow in (False, True):
+            group = [(gain, one) for gain, one in offers if self._hollow(one) is hollow]
+            wanted, most = left, sum(gain for gain, _ in group)
+            for gain, donor in sorted(group, key=lambda offer: -offer[0]):
+                part = min(left, gain)
+                if taker is None and most > wanted:
+                    least = int(tuning.least * donor.guest.ram)
+                    part = min(part, max(gain * wanted // most, least))
+                size = min(donor.cost(part), int(tuning.step * donor.guest.ram))
+                if size < PAGE:
+                    break
+                why = (
+                    f"{_mib(need)} MiB needed, {_mib(gain)} MiB of {_mib(total)} MiB to be had "
+                    f"here, {_mib(donor.free)} MiB free"
+                )
+                found.append(self._inflate(state, donor, size, now, reason, why))
+                left -= donor.gain(size)
         return found, need - left
+
+    def _again(self, state: HostState, pool: str, now: float) -> float:
+        """When to look again at a pool in which nobody has anything to give: soon, as readings
+        change what it would bring, and at once when a guest's time without inflation ends."""
+        ends = (self._guest(guest, now).until for guest in state.of_pool(pool))
+        return min([now + self._tuning.quarantine, *(end for end in ends if end > now)])
+
+    def _hollow(self, donor: Donor) -> bool:
+        """Whether the host gets but a small part of what is taken from it: it gives last."""
+        return donor.gain(donor.idle) < self._tuning.ahead * donor.idle
 
     def _offer(self, donor: Donor) -> int:
         """What the host can get from it now: a part, as newer statistics will tell of more."""
@@ -452,9 +492,12 @@ class Transfer:
         gain = donor.gain(donor.idle)
         return least if donor.streams else min(max(int(self._tuning.part * gain), least), gain)
 
-    def _inflate(self, donor: Donor, size: int, now: float, reason: Reason, why: str) -> Decision:
+    def _inflate(
+        self, state: HostState, donor: Donor, size: int, now: float, reason: Reason, why: str
+    ) -> Decision:
         guest, memo, size = donor.guest, donor.memo, _pages(size)
         memo.inflated, memo.start = now, guest.stats
+        self._watch(state, guest, now)
         moving = self._pool(guest.pool).moving
         move = moving.setdefault(guest.name, Move(guest.actual, now))
         left = max(move.seen - guest.target, 0)
@@ -472,6 +515,8 @@ class Transfer:
             early = not guest.tells and pause < tuning.stats_age
             if guest.target < guest.actual or donor.streams or early or excess < PAGE:
                 continue
+            if self._hollow(donor):
+                continue
             if pause > tuning.back_off:
                 known.reach = 0.0
             known.reach = min(max(2 * known.reach, tuning.reach_least), tuning.reach_most)
@@ -481,7 +526,7 @@ class Transfer:
                 f"sizes are {_mib(excess)} MiB above what fits, step {share:.2%} of RAM, "
                 f"{_mib(donor.idle)} MiB idle"
             )
-            found.append(self._inflate(donor, size, now, Reason.PROBE, why))
+            found.append(self._inflate(state, donor, size, now, Reason.PROBE, why))
             excess -= size
         return [one for one in found if one.new_target < one.old_target]
 
@@ -495,7 +540,7 @@ class Transfer:
             known.probe = min(max(2 * known.probe, tuning.probe_least), tuning.probe_most)
             size = min(int(known.probe * guest.ram), donor.idle)
             why = f"step {known.probe:.2%} of RAM, {_mib(donor.idle)} MiB idle"
-            found.append(self._inflate(donor, size, now, Reason.PROBE, why))
+            found.append(self._inflate(state, donor, size, now, Reason.PROBE, why))
             most -= donor.gain(size)
         return [one for one in found if one.new_target < one.old_target]
 

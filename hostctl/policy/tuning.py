@@ -62,9 +62,9 @@ class Tuning:
     quiet: float = 20.0
     """Of a guest that was found to turn page cache over, and got nothing for it, for so long after
     its last message: two statistics since then show that nothing was missed."""
-    quarantine: float = 5.0
+    quarantine: float = 3.0
     """No further inflation for so long after a low message that an inflation brought forth
-    itself: half of the time between two statistics, so that the next step sees newer ones."""
+    itself: statistics come every 2 s then, so that the next step sees newer ones."""
     part: float = 0.5
     """Share of a guest's idle memory that is taken at once: the rest is for what it has begun to
     use since its statistics, and newer ones will tell."""
@@ -86,6 +86,9 @@ class Tuning:
     lab, under TCG. Taken for backed free memory, it would have guests give for nothing."""
     worth: float = 0.25
     """Share of a guest's idle memory that the host must have a page for at least."""
+    ahead: float = 0.5
+    """The same for taking ahead of need, and before others: memory that the host hardly backs is
+    next to nothing to the host, and is what its guest uses next."""
     resident: float = 0.25
     """Share of a guest's idle memory that the host must not have swapped at least: to take what
     it has swapped brings nothing, and is swapped in first where the guest's kernel zeroes pages."""
@@ -114,9 +117,8 @@ class Tuning:
     reach_room: float = 0.5
     """Share of the limit: with more room this has time, and what the host holds of each guest is
     not looked at."""
-    reach_every: float = 5.0
-    """Seconds between two of these, half of what is between two statistics: what went since those
-    is taken off, so that two steps on the same ones are half and a quarter of what is idle."""
+    reach_every: float = 2.0
+    """Seconds between two of these, as between two statistics of a guest under inflation."""
     half_life: float = 600.0
     """In so many seconds half of the way from the edge to the floor is open again: working sets
     change within minutes to hours, and a probe too many costs a low message."""

@@ -68,6 +68,8 @@ class Parameters:
     # What the daemon sees.
     stats_every: float = 10.0
     """Between two samples; each is delivered after any part of that time."""
+    closely_every: float = 2.0
+    """The same of guests that the policy attends to."""
     read_every: float = 5.0
     tick_every: float = 10.0
     moved: float = 0.01

@@ -10,7 +10,7 @@ says for how long, and why that changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -110,13 +110,14 @@ class _Nothing:
     def decide(self, state: object, event: Event) -> list[Decision]:
         return []
 
+    def closely(self, now: float) -> Collection[str]:
+        return ()
+
 
 class World:
     """The hosts of a plan, and their time."""
 
-    def __init__(
-        self, plan: Plan, watch: Watch | None = None, hosts: Hosts | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, watch: Watch | None = None, hosts: Hosts | None = None) -> None:
         """`hosts` are the plan's own, or by chance."""
         self.plan, self.p = plan, plan.parameters
         self._watch = watch
@@ -137,13 +138,17 @@ class World:
         self._low = self._pressed = self._host_pressed = self._balloon = 0.0
         self.engines = [Engine(self._policy(), Limits()) for _ in range(plan.hosts)]
         # Each host's readings come at a time of its own.
-        self._stats_at = rng.uniform(0, self.p.stats_every, plan.hosts)
+        self._stats_at = np.zeros(shape) + rng.uniform(0, self.p.stats_every, (plan.hosts, 1))
+        self._closely = np.zeros(shape, bool)
+        """Guests whose statistics the policy wants often."""
+        self._attended: list[frozenset[str]] = [frozenset()] * plan.hosts
+        """The same by name."""
         self._read_at = -rng.uniform(0, self.p.read_every, plan.hosts)
         self._tick_at = rng.uniform(0, self.p.tick_every, plan.hosts)
         self._read_usage = np.zeros(plan.hosts)
         self._last_message = np.full(shape, -_QUIET)
-        self._sample_time = np.zeros(plan.hosts)
-        self._arrives = np.zeros(plan.hosts)
+        self._sample_time = np.zeros(shape)
+        self._arrives = np.zeros(shape)
         """When the sample is read: QEMU asks the driver, and the daemon QEMU, each in its time."""
         self._delay = np.random.default_rng((plan.seed, 1))
         self._samples = np.zeros((9, *shape))
@@ -152,7 +157,7 @@ class World:
         self._sent_time = np.full(shape, -np.inf)
         self._due = np.zeros(shape, bool)
         """The sample differs from what was delivered."""
-        self._sample(np.arange(plan.hosts))
+        self._sample(np.ones(shape, bool))
         for host in range(plan.hosts):
             self._begin(host)
 
@@ -208,8 +213,9 @@ class World:
         reads = crossed | (self.now - self._read_at >= wait)
         self._read_at[reads] = self.now
         watched = (self.now - self._last_message < _QUIET) | near[:, None]
-        news = self._due | (watched & (self._sample_time[:, None] - self._sent_time >= p.stale))
-        news &= (self._arrives <= self.now)[:, None]
+        stale = np.where(self._closely, p.closely_every, p.stale)
+        news = self._due | (watched & (self._sample_time - self._sent_time >= stale))
+        news &= self._arrives <= self.now
         told_news = np.logical_or.reduce(news, 1)
         seen: NDArray[np.bool_] = speaks | swaps | reads | ticks | moves | told_news
         for host in np.nonzero(seen)[0]:
@@ -222,12 +228,14 @@ class World:
                 tick=bool(ticks[host]),
                 news=news[host] if told_news[host] else None,
             )
-        due = np.nonzero(self._stats_at <= self.now)[0]
-        if len(due):
+        due: NDArray[np.bool_] = self._stats_at <= self.now
+        if due.any():
             # The one before has been read by now.
             self._sample(due)
-            self._stats_at[due] += p.stats_every
-            self._arrives[due] = self.now + self._delay.uniform(0, p.stats_every, len(due))
+            every = np.where(self._closely, p.closely_every, p.stats_every)
+            late = self._delay.uniform(0, 1, (len(due), 1)) * every
+            self._stats_at[due] += every[due]
+            self._arrives[due] = self.now + late[due]
 
     def _host(
         self,
@@ -259,6 +267,19 @@ class World:
             self._take(host, HostPressure(self.now, self._host_level(host), "simulated"))
         if tick:
             self._take(host, Tick(self.now))
+        attended = frozenset(self.engines[host].closely(self.now))
+        if attended != self._attended[host]:
+            self._attend(host, attended)
+
+    def _attend(self, host: int, attended: frozenset[str]) -> None:
+        """Have the statistics of these guests come often, and no others'."""
+        for name in attended ^ self._attended[host]:
+            guest = self._index[name]
+            self._closely[host, guest] = name in attended
+            if name in attended:
+                soon = self.now + self.p.closely_every
+                self._stats_at[host, guest] = min(self._stats_at[host, guest], soon)
+        self._attended[host] = attended
 
     def _host_level(self, host: int) -> Level:
         """By what was swapped: nothing was measured of vmpressure's levels at a limit but that
@@ -281,7 +302,7 @@ class World:
             )
         self._take(host, PoolRead(self.now, HOST, limit, int(usage), swapped, occupied))
 
-    def _sample(self, hosts: NDArray[np.intp]) -> None:
+    def _sample(self, due: NDArray[np.bool_]) -> None:
         memory, p = self.memory, self.p
         faults = memory.swap_in / PAGE / p.cluster + p.mapped * memory.refault / PAGE / p.cluster
         for row, values in enumerate(
@@ -297,20 +318,21 @@ class World:
                 memory.reclaimed,
             )
         ):
-            self._samples[row, hosts] = values[hosts]
-        self._sample_time[hosts] = self.now
-        changes = np.abs(self._samples[:, hosts] - self._sent[:, hosts])
+            self._samples[row, due] = values[due]
+        self._sample_time[due] = self.now
+        changes = np.abs(self._samples[:, due] - self._sent[:, due])
         # Pages are bytes here, as far as it matters whether they differ.
-        self._due[hosts] = np.logical_or.reduce(changes > p.changed * memory.ram[hosts], 0)
+        self._due[due] = np.logical_or.reduce(changes > p.changed * memory.ram[due], 0)
 
     def _deliver(self, host: int, guests: NDArray[np.intp]) -> None:
-        """The host's sample of the statistics of `guests`."""
-        time = float(self._sample_time[host])
+        """The samples of the statistics of the host's `guests`."""
+        times = self._sample_time[host, guests]
         sample = self._samples[:, host, guests]
         self._sent[:, host, guests] = sample
-        self._sent_time[host, guests] = time
+        self._sent_time[host, guests] = times
         self._due[host, guests] = False
-        for guest, row in zip(guests.tolist(), sample.astype(np.int64).T.tolist(), strict=True):
+        rows = sample.astype(np.int64).T.tolist()
+        for guest, time, row in zip(guests.tolist(), times.tolist(), rows, strict=True):
             stats = Stats(time, *row[:-2])
             if not self.plan.tells:  # only such guests need what levels are computed from
                 stats = replace(stats, scanned=row[-2], reclaimed=row[-1])

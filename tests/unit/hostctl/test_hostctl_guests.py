@@ -567,3 +567,22 @@ def test_a_name_has_one_owner(tmp_path: Path) -> None:
             await host.one(GuestRead, guest="b")
 
     play(run())
+
+
+def test_a_guest_that_is_attended_to_is_read_often(tmp_path: Path) -> None:
+    async def run() -> None:
+        a = FakeQemu(tmp_path / "a.qmp")
+        await a.start()
+        async with watching(tmp_path, stats=3600.0, stats_closely=0.5) as host:
+            await host.one(StatsRead)
+            assert a.interval == 3600
+            host.folder.guests["a"].attend(closely=True)
+            await host.one(StatsRead, 3)
+            assert a.interval == 1
+            a.interval = 0  # it may have been switched off by somebody else
+            a.driver = False
+            await until(lambda: a.interval == 1)
+            host.folder.guests["a"].attend(closely=False)
+            await until(lambda: a.interval == 3600)
+
+    play(run())

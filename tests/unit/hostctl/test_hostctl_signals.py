@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from hypothesis import given
@@ -128,7 +129,24 @@ def test_a_guest_that_cannot_tell_says_each_level_up_to_its_own() -> None:
                 said.append((event.level, event.actual))
             return []
 
+        def closely(self, now: float) -> Collection[str]:
+            return ()
+
     host = engine(tells=False)
     host.change(Listener(), Limits())
     host.take(StatsRead(10.5, "a", after(oom_kills=1)))
     assert said == [(level, RAM // 2) for level in Level]
+
+
+def test_statistics_that_come_often_are_compared_over_a_time() -> None:
+    """Reclaim of 300 pages in 2 s is pressure within 4 s, and that is told once."""
+    host = engine(tells=False)
+    said = []
+    for second in range(0, 22, 2):
+        pages = min(second, 8) * 150
+        before = host.state.guests["a"].last_message
+        told = replace(after(scanned=pages, reclaimed=pages), time=1000.0 + second)
+        host.take(StatsRead(1000.0 + second, "a", told))
+        if host.state.guests["a"].last_message != before:
+            said.append(second)
+    assert said == [4, 8]

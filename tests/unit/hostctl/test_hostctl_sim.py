@@ -218,7 +218,7 @@ def test_statistics_come_late_and_none_is_lost_for_that() -> None:
             late.append(event.time - event.stats.time)
 
     every = Parameters(changed=-1.0)
-    World(Plan(20, 2, 120.0, "transfer", "mixed", 5, parameters=every), watch).run()
+    World(Plan(20, 2, 120.0, "mom", "mixed", 5, parameters=every), watch).run()
     assert min(late) >= 0 and max(late) <= P.stats_every
     assert P.stats_every / 3 < np.mean(late) < 2 * P.stats_every / 3
     assert all(np.allclose(np.diff(times), P.stats_every) for times in made.values())
