@@ -74,6 +74,7 @@ def test_rmmod_under_pressure(guest: Vm) -> None:
 MANY = 200
 WARM_UP = 10
 """Rounds after which the kernel's own caches have what these rounds need of them."""
+TRIES = 3
 MOST_GONE = 2 * MIB
 MOST_SLAB = 384 << 10
 """Bytes. Other caches' growth, less each time, was 272 KiB at most (7.3), and 64 KiB on 6.1."""
@@ -97,11 +98,12 @@ def held(vm: Vm) -> dict[str, int]:
     return {line[0][:-1]: int(line[1]) << 10 for line in lines if line[0][:-1] in HELD}
 
 
-@pytest.mark.timeout(1200, func_only=True)
+@pytest.mark.timeout(2400, func_only=True)
 def test_many_rounds_leak_nothing(guest: Vm) -> None:
     """Inserted and removed 200 times while it inflates and reclaim is under way, all comes back.
 
     The bounds are three pages a round, or less than the driver's own structure (2 KiB) a round.
+    What the kernel has taken for itself meanwhile may be more once; what leaks does so each time.
     A balloon page that is lost is missed in MemTotal, which must be the same. A kernel with
     kmemleak (and KASAN, which keeps what is freed for a while) is asked that way instead.
     """
@@ -115,12 +117,17 @@ def test_many_rounds_leak_nothing(guest: Vm) -> None:
         resize(guest, ram(guest))
         return held(guest)
 
-    before = pressed_rounds(WARM_UP)
-    after = pressed_rounds(MANY)
-    assert after["MemTotal"] == before["MemTotal"]
-    if guest.sh(f"ls {KMEMLEAK} 2>/dev/null", check=False):
-        assert leaks(guest) == []
+    found = [pressed_rounds(WARM_UP)]
+    watched = bool(guest.sh(f"ls {KMEMLEAK} 2>/dev/null", check=False))
+    while len(found) <= TRIES:
+        found.append(pressed_rounds(MANY))
+        before, after = found[-2:]
+        assert after["MemTotal"] == before["MemTotal"]
+        gone = before["MemFree"] - after["MemFree"]
+        slab = after["SUnreclaim"] - before["SUnreclaim"]
+        if watched or (gone < MOST_GONE and slab < MOST_SLAB):
+            break
     else:
-        assert before["MemFree"] - after["MemFree"] < MOST_GONE
-        assert after["SUnreclaim"] - before["SUnreclaim"] < MOST_SLAB
+        pytest.fail(f"each time {MANY} rounds lose memory: {found}")
+    assert not watched or leaks(guest) == []
     works(guest, ram(guest))

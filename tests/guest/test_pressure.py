@@ -6,7 +6,7 @@ Without swap space page cache alone can be reclaimed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -35,19 +35,29 @@ BOOST = "/proc/sys/vm/watermark_boost_factor"
 """How much kswapd frees against fragmentation, whatever is free: that is reclaim, and told."""
 
 
-@contextmanager
-def silence(vm: Vm) -> Iterator[None]:
-    """Neither a window of reclaim nor a message meanwhile, and in the second after."""
-    usual = vm.sh(f"cat {BOOST}; echo 0 > {BOOST}; echo 3 > /proc/sys/vm/drop_caches").strip()
+TRIES = 3
+
+
+def in_silence(vm: Vm, act: Callable[[], None]) -> None:
+    """Neither a window of reclaim nor a message while `act` is done, and in the second after.
+
+    If kswapd has scanned meanwhile, the guest was short all the same (a debug kernel's is at
+    times): then a message is right, and it is done again.
+    """
+    usual = vm.sh(f"cat {BOOST}; echo 0 > {BOOST}").strip()
     try:
-        # That makes the driver look; what an earlier test left for it may come late.
-        wait_until(lambda: not told(vm, 1), "what was under way is over")
-        before = counters(vm)
-        with traced(vm, "balloon_pressure") as trace:
-            yield
-            said = told(vm, 1)
-        by_kswapd = counters(vm)["pgscan_kswapd"] - before["pgscan_kswapd"]
-        assert (said, trace.events) == ([], []), f"kswapd scanned {by_kswapd} pages"
+        for left in reversed(range(TRIES)):
+            vm.sh("echo 3 > /proc/sys/vm/drop_caches")
+            # That makes the driver look; what an earlier test left for it may come late.
+            wait_until(lambda: not told(vm, 1), "what was under way is over")
+            before = counters(vm)
+            with traced(vm, "balloon_pressure") as trace:
+                act()
+                said = told(vm, 1)
+            by_kswapd = counters(vm)["pgscan_kswapd"] - before["pgscan_kswapd"]
+            if by_kswapd == 0 or left == 0 or not (said or trace.events):
+                assert (said, trace.events) == ([], []), f"kswapd scanned {by_kswapd} pages"
+                return
     finally:
         vm.sh(f"echo {usual} > {BOOST}")
 
@@ -55,6 +65,13 @@ def silence(vm: Vm) -> Iterator[None]:
 def stat(vm: Vm, box: str) -> dict[str, int]:
     """A container's memory.stat."""
     return parse_counters(vm.sh(f"cat {box}/memory.stat"))
+
+
+def reclaims(vm: Vm, box: str, command: str) -> None:
+    """Run `command` in a container that is to reclaim for it."""
+    before = stat(vm, box)["pgscan"]
+    vm.sh(within(box, command))
+    assert stat(vm, box)["pgscan"] - before > 10 * WINDOW, "the container was to reclaim"
 
 
 @pytest.mark.short
@@ -85,9 +102,12 @@ def test_shortage_is_told_as_medium(guest: Vm, swap: None, lru: str) -> None:
 
 def test_dropping_caches_says_nothing(guest: Vm) -> None:
     """drop_caches asks the shrinkers, as reclaim does, and is no pressure."""
-    with silence(guest):
+
+    def drop() -> None:
         guest.sh(READ.format(100))
         guest.sh("for i in 1 2 3 4 5; do echo 3 > /proc/sys/vm/drop_caches; done")
+
+    in_silence(guest, drop)
 
 
 def test_proactive_reclaim_says_nothing(guest: Vm) -> None:
@@ -95,27 +115,28 @@ def test_proactive_reclaim_says_nothing(guest: Vm) -> None:
     with container(guest) as box:
         if not guest.sh(f"ls {box}/memory.reclaim 2>/dev/null", check=False):
             pytest.skip("this kernel has no memory.reclaim")
-        with silence(guest):
+
+        def ask() -> None:
             guest.sh(within(box, READ.format(100)))
             before = stat(guest, box)["pgscan"]
             # EAGAIN when it was less than asked for.
             guest.sh(f"echo 80M > {box}/memory.reclaim", check=False)
             assert stat(guest, box)["pgscan"] - before > 10 * WINDOW, "it was to reclaim"
 
+        in_silence(guest, ask)
+
 
 @pytest.mark.short
 def test_page_cache_at_a_limit_says_nothing(guest: Vm) -> None:
     """A container that reads more than its limit reclaims within it; the guest is not short."""
-    with container(guest, "60M") as box, silence(guest):
-        guest.sh(within(box, READ.format(300)))
-        assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"
+    with container(guest, "60M") as box:
+        in_silence(guest, lambda: reclaims(guest, box, READ.format(300)))
 
 
 def test_anonymous_memory_at_a_limit_says_nothing(guest: Vm, swap: None) -> None:
     """A container that swaps because of its limit does so in a guest that is not short."""
-    with container(guest, "60M") as box, silence(guest):
-        guest.sh(within(box, f"{ANONLOAD} -s 100M -H 0"))
-        assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"
+    with container(guest, "60M") as box:
+        in_silence(guest, lambda: reclaims(guest, box, f"{ANONLOAD} -s 100M -H 0"))
         assert counters(guest)["pswpout"] > 0
 
 
@@ -209,6 +230,10 @@ def test_a_limit_after_a_shortage_says_nothing(guest: Vm) -> None:
     ask = "while :; do echo 2 > /proc/sys/vm/drop_caches; sleep 0.02; done"
     guest.sh(READ.format(500))
     reclaim_directly(guest)
-    with container(guest, "60M") as box, silence(guest), background(guest, ask):
-        guest.sh(within(box, READ.format(300)))
-        assert stat(guest, box)["pgscan"] > 10 * WINDOW, "the container was to reclaim"
+
+    def beside() -> None:
+        with background(guest, ask):
+            reclaims(guest, box, READ.format(300))
+
+    with container(guest, "60M") as box:
+        in_silence(guest, beside)
