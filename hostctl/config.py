@@ -16,7 +16,7 @@ from pathlib import Path
 from hostctl import values
 from hostctl.errors import HostctlError
 from hostctl.guard import Limits
-from hostctl.policy import POLICIES, Settings
+from hostctl.policy import POLICIES, Settings, stats_every
 from hostctl.policy.model import HOST
 from hostctl.policy.tuning import Tuning
 from hostctl.pressure.choose import SOURCES
@@ -58,8 +58,9 @@ class GuestsConfig:
     """Of each command."""
     refresh: float = 60.0
     """Between two readings of a guest's sizes: events tell most of what changes."""
-    stats_interval: float = 10.0
-    """Between two readings of a guest's statistics."""
+    stats_interval: float = 20.0
+    """Between two readings of a guest's statistics; policies want some more often. By default what
+    the policy needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +356,9 @@ def _config(found: _Found) -> Config:
         given["control"] = tables["control"]["socket"]
     if pools := found.named["pool"]:
         given["pools"] = tuple(PoolConfig(name, **keys) for name, keys in pools.items())  # type: ignore[arg-type]
+    guests = {"stats_interval": stats_every(str(given.get("policy", POLICY)))} | tables["guests"]
     return Config(
-        guests=GuestsConfig(**tables["guests"]),  # type: ignore[arg-type]
+        guests=GuestsConfig(**guests),  # type: ignore[arg-type]
         bounds={name: Bounds(**keys) for name, keys in found.named["guest"].items()},  # type: ignore[arg-type]
         settings=_settings(found),
         guard=Limits(**tables["guard"]),  # type: ignore[arg-type]

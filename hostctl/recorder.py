@@ -31,8 +31,9 @@ from hostctl.policy.model import (
 )
 
 AGAIN = 20.0
-"""Seconds after which what has not changed is written again: below the guard's age limit for
-statistics, so that a replay has them as fresh as the daemon had."""
+"""Seconds after which what has not changed is written again."""
+STATS_AGAIN = 10.0
+"""The same of statistics: they come every 20 s, and must not be older in a replay."""
 REFUSED_AGAIN = 60.0
 """Seconds after which a refusal that goes on is written again."""
 CHANGE = 64
@@ -150,7 +151,7 @@ class Recorder:
 
     def _stats_differ(self, event: StatsRead) -> bool:
         old, new = self._stats.get(event.guest), event.stats
-        if old is None or new.time - old.time >= AGAIN:
+        if old is None or new.time - old.time >= STATS_AGAIN:
             return True
         whole = new.total or 0
         sizes: tuple[Callable[[Stats], int | None], ...] = (

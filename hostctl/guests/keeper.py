@@ -36,6 +36,14 @@ LOOK_AGAIN = 1.0
 """Seconds between two readings that events call for: a guest makes as many as it likes."""
 FIRST_STATS = 0.1
 """Seconds until the driver's first answer is looked for; each later look waits twice as long."""
+AGAIN_STATS = 1.0
+"""The same of a later answer that is not there when it should be."""
+LATE_STATS = 1.5
+"""Seconds after QEMU's interval at which new statistics are there: QEMU dates them in whole
+seconds, and the driver answers when it runs."""
+SPREAD = 0.8
+"""Each guest has an interval of its own, so much of what is configured at least: a thousand that
+were found at once must not be due at once for ever."""
 
 SLOT = 0.25
 """Seconds between two times at which guests are read: some 25 of a thousand at each."""
@@ -59,7 +67,7 @@ class Timing:
     stats: float
     """QEMU polls the driver as often, in whole seconds."""
     stats_closely: float = 2.0
-    """The same of a guest that the policy attends to: QEMU dates statistics in whole seconds."""
+    """The same of a guest that the policy attends to."""
     retry_first: float = 0.5
     retry_most: float = 5.0
     """A guest that is silent is asked again as often."""
@@ -118,6 +126,7 @@ class Keeper:
         timing: Timing,
     ) -> None:
         self.name = name
+        self._share = random.uniform(SPREAD, 1.0)
         self.known = False
         """The guest was told of, and not that it is gone."""
         self.up = False
@@ -321,7 +330,7 @@ class Keeper:
             self._emit(Held(now, self.name, reading.held))
 
     async def _read_stats(self, balloon: Balloon) -> None:
-        now, poll = time.monotonic(), max(round(self._interval), 1)
+        now, poll = time.monotonic(), max(round(self._interval * self._share), 1)
         try:
             if self._polled != poll:
                 await balloon.poll(poll)
@@ -338,12 +347,13 @@ class Keeper:
             self._stats_failed = False
             self._answered()
             if stats is not None:
-                self._stats_wait = self._interval
+                self._stats_wait = AGAIN_STATS
+                # Soon after QEMU has the next; where its clock is not ours, that is not known.
+                self._stats_due = _slot(max(stats.time + LATE_STATS, now - poll / 2) + poll)
                 self._emit(StatsRead(now, self.name, stats))
-            else:
-                self._polled = None  # somebody else may have switched it off
-        self._stats_wait = min(self._stats_wait, self._interval)
-        self._stats_due = _slot(now + self._stats_wait * random.uniform(1.0, 1.1))
+                return
+            self._polled = None  # somebody else may have switched it off
+        self._stats_due = _slot(now + min(self._stats_wait, self._interval))
         self._stats_wait = min(2 * self._stats_wait, self._interval)
 
     def _time_out(self, exc: TimeoutError) -> None:

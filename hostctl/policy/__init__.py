@@ -51,3 +51,10 @@ POLICIES: Mapping[str, Callable[[Settings], Policy]] = {
     "proxmox": lambda settings: Proxmox(),
 }
 """How to make each policy, by name."""
+_STATS_EVERY = {"mom": 10.0, "proxmox": 10.0}
+
+
+def stats_every(policy: str) -> float:
+    """Seconds between the statistics of a guest that the policy does not attend to: who goes by
+    statistics alone needs them as often as it decides."""
+    return _STATS_EVERY.get(policy, 20.0)

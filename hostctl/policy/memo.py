@@ -92,7 +92,7 @@ class GuestMemo:
     start: Stats | None = None
     """The statistics from before that inflation."""
     told: deque[Stats] = field(default_factory=deque)
-    """The last statistics: those of PERIOD seconds, and the ones before."""
+    """The last statistics: those of PERIOD seconds, and those before them."""
     earlier: float = -inf
     """When those before were made."""
     probe: float = 0.0

@@ -16,9 +16,9 @@ MEDIUM = 60
 CRITICAL = 95
 """vmpressure_level_critical."""
 PERIOD = 9.0
-"""Seconds over which statistics are compared at least: nearly the interval at which they come
-where nothing happens. In a shorter time the start of a program looks like a shortage, and slow
-reclaim like none."""
+"""Seconds over which statistics are compared at least, however often they come: in a shorter time
+the start of a program looks like a shortage, and slow reclaim like none. MOM and Proxmox VE look
+every 10 s."""
 SWAP_IN = WINDOW * PAGE
 """Bytes swapped in from one statistics to the next: a window's worth was taken too much."""
 FAULTS = 200

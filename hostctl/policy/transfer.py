@@ -288,6 +288,9 @@ class Transfer:
         memo.smallest, memo.largest = memo.sizes.since(stats.time)
         pool = self._pool(guest.pool)
         pool.barren = min(pool.barren, pool.next_take)  # they may tell of something to give
+        read = state.pools.get(guest.pool)
+        if not guest.tells and read is not None and read.room < tuning.contended * read.limit:
+            self._watch(state, guest, now)  # nothing else says that it is short
         strains = strained(old, stats, tuning)
         if strains:
             memo.hurt = now

@@ -61,7 +61,7 @@ class Tuning:
     seed's hysteresis; it is also what bounds the changes of direction to one a minute."""
     quiet: float = 20.0
     """Of a guest that was found to turn page cache over, and got nothing for it, for so long after
-    its last message: two statistics since then show that nothing was missed."""
+    its last message: statistics since then show that nothing was missed."""
     quarantine: float = 3.0
     """No further inflation for so long after a low message that an inflation brought forth
     itself: statistics come every 2 s then, so that the next step sees newer ones."""
@@ -108,7 +108,7 @@ class Tuning:
     probe_most: float = 0.02
     """Shares of RAM: a probe's first and largest step. Senpai takes 1 % at most, every 6 s."""
     probe_every: float = 20.0
-    """Seconds between two probes of a guest: two statistics of 10 s each judge every step."""
+    """Seconds between two probes of a guest: its statistics of 10 s, each 2 s new, judge a step."""
     reach_least: float = 1 / 16
     reach_most: float = 1 / 4
     """The same while the guests' sizes add up to more than the limit less `leave`: they could

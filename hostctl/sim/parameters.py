@@ -66,10 +66,12 @@ class Parameters:
     blocks below order 9 are not reported. 590 to 212 MiB in the lab."""
 
     # What the daemon sees.
-    stats_every: float = 10.0
-    """Between two samples; each is delivered after any part of that time."""
     closely_every: float = 2.0
-    """The same of guests that the policy attends to."""
+    """Between two samples of the statistics of guests that the policy attends to; of others it is
+    the policy's interval."""
+    late: tuple[float, float] = (0.5, 2.5)
+    """Each is delivered so long after: QEMU dates them in whole seconds, and is read 1.5 s after
+    the interval."""
     read_every: float = 5.0
     tick_every: float = 10.0
     moved: float = 0.01
@@ -83,8 +85,8 @@ class Parameters:
     """Share of RAM: statistics that differ by less from those that were delivered are not
     delivered again, to save the time, until those are `stale`."""
     stale: float = 15.0
-    """The guard and the policies take them for current for 30 s: the next sample but one, with its
-    delay, comes by then."""
+    """The guard and the policies take them for current for 30 s: the next sample, with its delay,
+    comes by then."""
     watched: float = 0.5
     """Share of its limit: where a pool has more room no policy takes anything (transfer begins
     there), and statistics are not renewed before they differ, but for guests that send messages."""

@@ -3,8 +3,8 @@
 
 The engine is the daemon's, with its policies and its guard. It gets the events that the daemon
 would: messages when a guest reclaims, sizes while a balloon moves, statistics and readings of the
-pool in their intervals, pressure when the host swaps. Statistics come late as they do there, by up
-to an interval. Those that do not differ from the last ones are left out for a while: parameters.py
+pool in their intervals, pressure when the host swaps. Statistics come late as they do there.
+Those that do not differ from the last ones are left out for a while: parameters.py
 says for how long, and why that changes nothing.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hostctl.engine import Engine
 from hostctl.guard import Limits, Refusal, floor_of
-from hostctl.policy import POLICIES, Policy, Settings
+from hostctl.policy import POLICIES, Policy, Settings, stats_every
 from hostctl.policy.model import (
     HOST,
     PAGE,
@@ -137,8 +137,9 @@ class World:
         self._messages = 0
         self._low = self._pressed = self._host_pressed = self._balloon = 0.0
         self.engines = [Engine(self._policy(), Limits()) for _ in range(plan.hosts)]
+        self._every = stats_every(plan.policy)
         # Each host's readings come at a time of its own.
-        self._stats_at = np.zeros(shape) + rng.uniform(0, self.p.stats_every, (plan.hosts, 1))
+        self._stats_at = np.zeros(shape) + rng.uniform(0, self._every, (plan.hosts, 1))
         self._closely = np.zeros(shape, bool)
         """Guests whose statistics the policy wants often."""
         self._attended: list[frozenset[str]] = [frozenset()] * plan.hosts
@@ -232,8 +233,8 @@ class World:
         if due.any():
             # The one before has been read by now.
             self._sample(due)
-            every = np.where(self._closely, p.closely_every, p.stats_every)
-            late = self._delay.uniform(0, 1, (len(due), 1)) * every
+            every = np.where(self._closely, p.closely_every, self._every)
+            late = np.zeros(due.shape) + self._delay.uniform(*p.late, (len(due), 1))
             self._stats_at[due] += every[due]
             self._arrives[due] = self.now + late[due]
 

@@ -44,6 +44,7 @@ class Guest(asyncio.Protocol):
         self.asked: float | None = None
         """When it said that it is short, if no command has come since."""
         self.waits: list[float] = []
+        self.interval, self.since = 0, 0.0
         self._transport: asyncio.Transport | None = None
         self._text = ""
         self._decoder = json.JSONDecoder()
@@ -104,6 +105,8 @@ class Guest(asyncio.Protocol):
                 return self._property(arguments["property"])
             case "balloon":
                 self._resize(arguments["value"])
+            case "qom-set" if arguments["value"] != self.interval:
+                self.interval, self.since = arguments["value"], time.time()
         return {"return": {}}
 
     def _property(self, name: str) -> dict[str, Any]:
@@ -119,8 +122,13 @@ class Guest(asyncio.Protocol):
                 told = {"stat-total-memory": self.actual, "stat-available-memory": available,
                         "stat-free-memory": available // 2, "stat-disk-caches": available // 2,
                         "stat-swap-in": 0, "stat-swap-out": 0, "stat-major-faults": 100}
-                return {"return": {"last-update": int(time.time()), "stats": told}}
+                return {"return": {"last-update": int(self._polled_at()), "stats": told}}
         return {"error": _ERROR}
+
+    def _polled_at(self) -> float:
+        """When QEMU has asked the driver last: at once, and then in its interval. 0: never."""
+        passed = time.time() - self.since
+        return self.since + passed // self.interval * self.interval if self.interval else 0.0
 
     def _resize(self, target: int) -> None:
         if self.asked is not None:

@@ -142,12 +142,12 @@ def test_statistics_that_lie_are_told_once(tmp_path: Path) -> None:
     async def run() -> None:
         a = FakeQemu(tmp_path / "a.qmp")
         await a.start()
-        async with watching(tmp_path, stats=0.1) as host:
+        async with watching(tmp_path, refresh=3600.0, stats=0.1) as host:
             await host.one(StatsRead)
             for size in (RAM + 1, RAM + 2, -5, "much", 1.5):
                 a.stats["stat-free-memory"] = size
-                count = len(host.all(GuestRead))
-                await host.one(GuestRead, count + 2)
+                count = a.asked["qom-get"]
+                await until(lambda count=count: a.asked["qom-get"] >= count + 3)  # type: ignore[misc]
             assert len(host.said.problems) == 1
             assert "stat-free-memory" in host.said.problems[0][1]
 
@@ -533,8 +533,8 @@ def test_an_event_split_over_many_writes_is_one(tmp_path: Path) -> None:
     async def run() -> None:
         a = FakeQemu(tmp_path / "a.qmp")
         await a.start()
-        async with watching(tmp_path) as host:
-            await host.one(GuestRead)
+        async with watching(tmp_path, refresh=3600.0, stats=3600.0) as host:
+            await host.one(StatsRead)  # nothing is asked for now that is answered in between
             data = {"level": "critical", "actual": RAM - MIB}
             for byte in json.dumps({"event": "BALLOON_PRESSURE", "data": data}).encode() + b"\n":
                 a.raw(bytes([byte]))
@@ -575,7 +575,7 @@ def test_a_guest_that_is_attended_to_is_read_often(tmp_path: Path) -> None:
         await a.start()
         async with watching(tmp_path, stats=3600.0, stats_closely=0.5) as host:
             await host.one(StatsRead)
-            assert a.interval == 3600
+            assert 2880 <= a.interval <= 3600
             host.folder.guests["a"].attend(closely=True)
             await host.one(StatsRead, 3)
             assert a.interval == 1
@@ -583,6 +583,6 @@ def test_a_guest_that_is_attended_to_is_read_often(tmp_path: Path) -> None:
             a.driver = False
             await until(lambda: a.interval == 1)
             host.folder.guests["a"].attend(closely=False)
-            await until(lambda: a.interval == 3600)
+            await until(lambda: a.interval > 1)
 
     play(run())

@@ -30,7 +30,7 @@ from hostctl.policy.model import (
     TargetSent,
     Tick,
 )
-from hostctl.recorder import AGAIN, REFUSED_AGAIN, Record, Recorder
+from hostctl.recorder import AGAIN, REFUSED_AGAIN, STATS_AGAIN, Record, Recorder
 
 MIB = 1 << 20
 EVENTS: tuple[type, ...] = get_args(model.Event)
@@ -167,7 +167,7 @@ def test_statistics_are_written_when_they_have_changed_and_now_and_then() -> Non
     assert told(4.0, available=240 * MIB, swap_in=4096) == ["stats"]
     assert told(5.0, available=240 * MIB, swap_in=4096, major_faults=90) == ["stats"]
     assert told(6.0, available=240 * MIB, swap_in=4096, major_faults=99) == []
-    assert told(5.0 + AGAIN, available=240 * MIB, swap_in=4096, major_faults=99) == ["stats"]
+    assert told(5.0 + STATS_AGAIN, available=240 * MIB, swap_in=4096, major_faults=99) == ["stats"]
     assert "free" not in written.records[-1]
 
 
