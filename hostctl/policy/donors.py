@@ -12,8 +12,7 @@ brings the host nothing: where the guest's kernel zeroes pages, it is even swapp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 
 from hostctl.frozen import frozen
 from hostctl.policy.memo import GuestMemo, PoolMemo, strained
@@ -59,37 +58,48 @@ def donors(
     host: PoolMemo,
     tuning: Tuning,
     now: float,
+    only: GuestState | None = None,
 ) -> list[Donor]:
-    """The pool's unpressed guests with fresh statistics and idle memory worth the taking."""
-    guests = state.of_pool(pool)
-    guess = _guessed(state, pool, guests, memos, host, tuning)
-    found: list[Donor] = []
-    for guest in guests:
-        memo = memos.get(guest.name)
-        if memo is None or now < memo.until or not guest.balloon or not guest.fresh:
-            continue
-        if guest.held is not None or guest.stats is None:
-            continue
-        streams = now - memo.unbidden <= tuning.window
-        if streams and not turns_over(guest, memo, tuning):
-            continue
-        idle = idle_of(guest, memo, tuning, now)
-        if idle <= 0:
-            continue
-        share = _known(guest, guest.stats, memo, tuning, now) or guess(guest.stats)
-        if share.resident < tuning.resident:
-            continue
-        # A guest that has begun to use its free memory says nothing.
-        free = min(_left(guest.stats.free or 0, memo, guest.target), idle)
-        used = min(share.grown, free)
-        idle, free = idle - used, free - used
-        # Free memory goes first, and is soon missed by who uses it.
-        if idle - free + share.backed * free < tuning.worth * idle:
-            continue
-        donor = Donor(guest, memo, idle, free, share.backed, share.resident, streams)
-        if donor.gain(idle) >= max(int(tuning.least * guest.ram), 1):
-            found.append(donor)
-    return found
+    """The pool's unpressed guests with fresh statistics and idle memory worth the taking.
+
+    `only`: no other than this one is looked at.
+    """
+    guests = state.of_pool(pool) if only is None else [only]
+    guess = _Guess(state, pool, memos, host, tuning)
+    found = (_donor(guest, memos.get(guest.name), guess, tuning, now) for guest in guests)
+    return [one for one in found if one is not None]
+
+
+def _donor(
+    guest: GuestState,
+    memo: GuestMemo | None,
+    guess: _Guess,
+    tuning: Tuning,
+    now: float,
+) -> Donor | None:
+    """What the guest can give; None: nothing."""
+    if memo is None or now < memo.until or not guest.balloon or not guest.fresh:
+        return None
+    if guest.held is not None or guest.stats is None:
+        return None
+    streams = now - memo.unbidden <= tuning.window
+    if streams and not turns_over(guest, memo, tuning):
+        return None
+    idle = idle_of(guest, memo, tuning, now)
+    if idle <= 0:
+        return None
+    share = _known(guest, guest.stats, memo, tuning, now) or guess.share(guest.stats)
+    if share.resident < tuning.resident:
+        return None
+    # A guest that has begun to use its free memory says nothing.
+    free = min(_left(guest.stats.free or 0, memo, guest.target), idle)
+    used = min(share.grown, free)
+    idle, free = idle - used, free - used
+    # Free memory goes first, and is soon missed by who uses it.
+    if idle - free + share.backed * free < tuning.worth * idle:
+        return None
+    donor = Donor(guest, memo, idle, free, share.backed, share.resident, streams)
+    return donor if donor.gain(idle) >= max(int(tuning.least * guest.ram), 1) else None
 
 
 @frozen
@@ -129,22 +139,29 @@ def _known(
     return _Share(backed, resident, memo.occupancy.last - least)
 
 
-def _guessed(
-    state: HostState,
-    pool: str,
-    guests: list[GuestState],
-    memos: Mapping[str, GuestMemo],
-    host: PoolMemo,
-    tuning: Tuning,
-) -> Callable[[Stats], _Share]:
+class _Guess:
     """By the pool's reading alone, where processes are not known: the same for all guests."""
 
-    @cache
-    def shares() -> tuple[float, float]:
-        backed = _backed(state, pool, guests, memos, tuning)
-        return backed, _resident(state, pool, guests, backed)
+    def __init__(
+        self,
+        state: HostState,
+        pool: str,
+        memos: Mapping[str, GuestMemo],
+        host: PoolMemo,
+        tuning: Tuning,
+    ) -> None:
+        self._of = state, pool, memos, tuning
+        self._host = host
+        self._shares: tuple[float, float] | None = None
 
-    return lambda stats: _Share(*shares(), host.grown(stats.time))
+    def share(self, stats: Stats) -> _Share:
+        """Of a guest with these statistics."""
+        if self._shares is None:
+            state, pool, memos, tuning = self._of
+            guests = state.of_pool(pool)
+            backed = _backed(state, pool, guests, memos, tuning)
+            self._shares = backed, _resident(state, pool, guests, backed)
+        return _Share(*self._shares, self._host.grown(stats.time))
 
 
 def _backed(

@@ -49,6 +49,8 @@ class Sizes:
     def since(self, time: float) -> tuple[int, int]:
         """The smallest and the largest since then."""
         least = most = self.last
+        if not self._past or self._past[-1][0] <= time:
+            return least, most
         for until, size in reversed(self._past):
             if until <= time:
                 break

@@ -287,7 +287,10 @@ class Transfer:
         old = memo.before_that(stats)
         memo.smallest, memo.largest = memo.sizes.since(stats.time)
         pool = self._pool(guest.pool)
-        pool.barren = min(pool.barren, pool.next_take)  # they may tell of something to give
+        if now < pool.barren and donors(
+            state, guest.pool, self._guests, pool, tuning, now, only=guest
+        ):
+            pool.barren = now
         read = state.pools.get(guest.pool)
         if not guest.tells and read is not None and read.room < tuning.contended * read.limit:
             self._watch(state, guest, now)  # nothing else says that it is short
@@ -341,7 +344,7 @@ class Transfer:
         if room is None:
             if level is None or now < memo.next_take:
                 return []
-            idle = sum(one.idle for one in donors(state, pool, self._guests, memo, tuning, now))
+            idle = sum(one.idle for one in self._able(state, pool, now))
             need = int(2 * self._steps[level] * idle)
             return self._take(state, pool, need, now, Reason.HOST_PRESSURE)[0]
         limit = state.pools[pool].limit
@@ -450,13 +453,9 @@ class Transfer:
         small part give what the others cannot.
         """
         tuning, memo = self._tuning, self._pool(pool)
-        if now < memo.barren:
-            return [], 0
-        able = donors(state, pool, self._guests, memo, tuning, now)
+        able = self._able(state, pool, now)
         offers = [(self._offer(one), one) for one in able if one.guest.name != taker]
         memo.next_take = now + tuning.beat
-        if not offers:
-            memo.barren = max(self._again(state, pool, now), memo.next_take)
         total = sum(gain for gain, _ in offers)
         found: list[Decision] = []
         left = need
@@ -479,11 +478,19 @@ class Transfer:
                 left -= donor.gain(size)
         return found, need - left
 
-    def _again(self, state: HostState, pool: str, now: float) -> float:
-        """When to look again at a pool in which nobody has anything to give: soon, as readings
-        change what it would bring, and at once when a guest's time without inflation ends."""
-        ends = (self._guest(guest, now).until for guest in state.of_pool(pool))
-        return min([now + self._tuning.quarantine, *(end for end in ends if end > now)])
+    def _able(self, state: HostState, pool: str, now: float) -> list[Donor]:
+        """Who can give. Where nobody could, that is asked again when statistics tell of one who
+        can, when a guest's time without inflation ends, and now and then, as readings change what
+        it would bring."""
+        tuning, memo = self._tuning, self._pool(pool)
+        if now < memo.barren:
+            return []
+        able = donors(state, pool, self._guests, memo, tuning, now)
+        if not able:
+            ends = (self._guest(guest, now).until for guest in state.of_pool(pool))
+            again = min([now + tuning.window, *(end for end in ends if end > now)])
+            memo.barren = max(again, now + tuning.beat)
+        return able
 
     def _hollow(self, donor: Donor) -> bool:
         """Whether the host gets but a small part of what is taken from it: it gives last."""
@@ -510,8 +517,7 @@ class Transfer:
     def _shrink(self, state: HostState, pool: str, excess: int, now: float) -> list[Decision]:
         """Growing steps from those with most idle memory, until the guests' sizes fit."""
         tuning, found = self._tuning, []
-        able = donors(state, pool, self._guests, self._pool(pool), tuning, now)
-        for donor in sorted(able, key=lambda one: -one.idle):
+        for donor in sorted(self._able(state, pool, now), key=lambda one: -one.idle):
             guest, known = donor.guest, donor.memo
             pause = now - known.inflated
             # A stock driver's statistics have to show what the last step did before the next.
@@ -536,7 +542,7 @@ class Transfer:
     def _probe(self, state: HostState, pool: str, most: int, now: float) -> list[Decision]:
         """A growing step from each guest that is not at its edge, up to `most` bytes in all."""
         tuning, found = self._tuning, []
-        for donor in donors(state, pool, self._guests, self._pool(pool), tuning, now):
+        for donor in self._able(state, pool, now):
             guest, known = donor.guest, donor.memo
             if guest.target < guest.actual or donor.streams or most <= 0:
                 continue
