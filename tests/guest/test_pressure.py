@@ -41,8 +41,8 @@ TRIES = 3
 def in_silence(vm: Vm, act: Callable[[], None]) -> None:
     """Neither a window of reclaim nor a message while `act` is done, and in the second after.
 
-    If kswapd has scanned meanwhile, the guest was short all the same (a debug kernel's is at
-    times): then a message is right, and it is done again.
+    If kswapd has scanned half a window meanwhile, the guest was short all the same (a debug
+    kernel's is at times): then a message may be right, and it is done again.
     """
     usual = vm.sh(f"cat {BOOST}; echo 0 > {BOOST}").strip()
     try:
@@ -55,7 +55,7 @@ def in_silence(vm: Vm, act: Callable[[], None]) -> None:
                 act()
                 said = told(vm, 1)
             by_kswapd = counters(vm)["pgscan_kswapd"] - before["pgscan_kswapd"]
-            if by_kswapd == 0 or left == 0 or not (said or trace.events):
+            if by_kswapd < WINDOW // 2 or left == 0 or not (said or trace.events):
                 assert (said, trace.events) == ([], []), f"kswapd scanned {by_kswapd} pages"
                 return
     finally:
