@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +42,8 @@ AGAIN_STATS = 1.0
 LATE_STATS = 1.5
 """Seconds after QEMU's interval at which new statistics are there: QEMU dates them in whole
 seconds, and the driver answers when it runs."""
+LOOKS = 3
+"""In an interval of QEMU's, where it is not known when that ends."""
 SPREAD = 0.8
 """Each guest has an interval of its own, so much of what is configured at least: a thousand that
 were found at once must not be due at once for ever."""
@@ -126,7 +129,8 @@ class Keeper:
         timing: Timing,
     ) -> None:
         self.name = name
-        self._share = random.uniform(SPREAD, 1.0)
+        # By the name, so that the daemon's next run has QEMU's interval go on.
+        self._share = SPREAD + (1 - SPREAD) * (zlib.crc32(name.encode()) / (1 << 32))
         self.known = False
         """The guest was told of, and not that it is gone."""
         self.up = False
@@ -216,6 +220,10 @@ class Keeper:
         self._stats_wait = FIRST_STATS
         self._stats_due = 0.0
         self._stats_failed = False
+        self._stats_seen = -math.inf
+        """When statistics were looked for last."""
+        self._stats_news = time.monotonic()
+        """When there were new ones last."""
         self._polled: int | None = None
         """QEMU's interval, as far as we know."""
         await self._refresh(balloon, home)
@@ -331,6 +339,8 @@ class Keeper:
 
     async def _read_stats(self, balloon: Balloon) -> None:
         now, poll = time.monotonic(), max(round(self._interval * self._share), 1)
+        changed = self._polled not in (None, poll)
+        stats = None
         try:
             if self._polled != poll:
                 await balloon.poll(poll)
@@ -346,15 +356,28 @@ class Keeper:
         else:
             self._stats_failed = False
             self._answered()
-            if stats is not None:
-                self._stats_wait = AGAIN_STATS
-                # Soon after QEMU has the next; where its clock is not ours, that is not known.
-                self._stats_due = _slot(max(stats.time + LATE_STATS, now - poll / 2) + poll)
-                self._emit(StatsRead(now, self.name, stats))
-                return
+        if stats is not None:
+            self._emit(StatsRead(now, self.name, stats))
+        self._stats_due = _slot(self._next_stats(now, poll, stats, changed=changed))
+
+    def _next_stats(self, now: float, poll: int, stats: Stats | None, *, changed: bool) -> float:
+        """When to look for statistics again: soon after QEMU has the next.
+
+        `poll` is its interval; `changed`: it begins now.
+        """
+        seen, self._stats_seen = self._stats_seen, now
+        often = max(poll / LOOKS, AGAIN_STATS)
+        if stats is not None:
+            self._stats_news, self._stats_wait = now, AGAIN_STATS
+        elif now - self._stats_news > 2 * poll:
             self._polled = None  # somebody else may have switched it off
-        self._stats_due = _slot(now + min(self._stats_wait, self._interval))
-        self._stats_wait = min(2 * self._stats_wait, self._interval)
+        if changed:
+            return now + poll + LATE_STATS / 2
+        if stats is None:
+            wait, self._stats_wait = min(self._stats_wait, often), 2 * self._stats_wait
+            return now + wait
+        # Where its clock is not ours, it is only known that they are newer than the last look.
+        return max(stats.time + LATE_STATS, now) + poll if stats.time > seen else now + often
 
     def _time_out(self, exc: TimeoutError) -> None:
         limit = self._timing.timeout
