@@ -68,9 +68,12 @@ class Engine:
         A message for each level up to the one that it has, as our driver sends them.
         """
         guest = self.state.guests.get(event.guest)
-        if guest is None or guest.tells:
+        if guest is None:
             return []
-        old = self._compared.setdefault(event.guest, event.stats)
+        if guest.tells:
+            self._compared.pop(event.guest, None)
+            return []
+        old = self._compared.setdefault(event.guest, guest.stats or event.stats)
         found = signals.level(old, event.stats)
         if found is not None or event.stats.time - old.time >= signals.PERIOD:
             self._compared[event.guest] = event.stats

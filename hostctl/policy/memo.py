@@ -93,10 +93,12 @@ class GuestMemo:
     """When it was last inflated, or was seen to be inflating."""
     start: Stats | None = None
     """The statistics from before that inflation."""
+    moved: float = -inf
+    """When it changed its size last, or was asked to get smaller."""
     told: deque[Stats] = field(default_factory=deque)
     """The last statistics: those of PERIOD seconds, and those before them."""
     earlier: float = -inf
-    """When those before were made."""
+    """When those were made that the last are compared with."""
     probe: float = 0.0
     """The last probe, as a share of RAM; 0: the next is the smallest."""
     reach: float = 0.0
@@ -198,7 +200,7 @@ def strained(old: Stats | None, new: Stats | None, tuning: Tuning) -> bool:
     """Whether the guest has swapped in or faulted more from `old` to `new` than it may."""
     if old is None or new is None or new.time <= old.time:
         return False
-    seconds = new.time - old.time
+    seconds = max(new.time - old.time, PERIOD)
     return (
         grew(old.swap_in, new.swap_in) > tuning.swap_rate * seconds
         or grew(old.major_faults, new.major_faults) > tuning.fault_rate * seconds

@@ -15,14 +15,13 @@ MEDIUM = 60
 """Per cent of scanned pages that were not reclaimed: vmpressure_level_med."""
 CRITICAL = 95
 """vmpressure_level_critical."""
-PERIOD = 9.0
-"""Seconds over which statistics are compared at least, however often they come: in a shorter time
-the start of a program looks like a shortage, and slow reclaim like none. MOM and Proxmox VE look
-every 10 s."""
+PERIOD = 10.0
+"""Seconds over which statistics are compared that come more often and show nothing, so that slow
+reclaim is not taken for none. Limits of SWAP_IN and FAULTS are of as much time at least."""
 SWAP_IN = WINDOW * PAGE
-"""Bytes swapped in from one statistics to the next: a window's worth was taken too much."""
+"""Bytes swapped in within PERIOD: a window's worth was taken too much."""
 FAULTS = 200
-"""Major faults from one to the next: starting a program makes some dozens. Our own choice."""
+"""Major faults within PERIOD: starting a program makes some dozens. Our own choice."""
 AVAILABLE = 0.05
 """Share of the guest's memory: with less available it will reclaim soon. Our own choice."""
 
@@ -35,12 +34,14 @@ def level(old: Stats, new: Stats) -> Level | None:
         return Level.CRITICAL
     if new.scanned is not None and new.reclaimed is not None:
         return _reclaim(old, new)
-    if grew(old.swap_in, new.swap_in) >= SWAP_IN:
+    periods = max((new.time - old.time) / PERIOD, 1.0)
+    if grew(old.swap_in, new.swap_in) >= SWAP_IN * periods:
         return Level.MEDIUM
-    if grew(old.major_faults, new.major_faults) >= FAULTS:
+    if grew(old.major_faults, new.major_faults) >= FAULTS * periods:
         return Level.LOW
     if (
-        new.available is not None
+        new.time - old.time >= PERIOD  # a state, and no event: not more often
+        and new.available is not None
         and new.total is not None
         and new.available < AVAILABLE * new.total
     ):

@@ -150,3 +150,26 @@ def test_statistics_that_come_often_are_compared_over_a_time() -> None:
         if host.state.guests["a"].last_message != before:
             said.append(second)
     assert said == [4, 8]
+
+
+def test_a_guest_that_has_had_our_driver_is_not_held_to_what_was_before() -> None:
+    host = engine(tells=False)
+    read = GuestRead(1.0, "a", RAM, RAM // 2, RAM // 2, 0, True, True)
+    host.take(read)
+    pages = after(scanned=9000, reclaimed=0)
+    host.take(StatsRead(50.0, "a", replace(pages, time=50.0)))
+    host.take(replace(read, time=60.0, tells=False))
+    assert host.take(StatsRead(70.0, "a", replace(pages, time=70.0))) == []
+    assert host.state.guests["a"].last_message is None
+
+
+def test_little_memory_available_is_told_in_its_interval() -> None:
+    host = engine(tells=False)
+    said = []
+    low = replace(OLD, scanned=None, reclaimed=None, available=RAM // 50)
+    for second in range(0, 32, 2):
+        before = host.state.guests["a"].last_message
+        host.take(StatsRead(100.0 + second, "a", replace(low, time=100.0 + second)))
+        if host.state.guests["a"].last_message != before:
+            said.append(second)
+    assert said == [0, 10, 20, 30]
