@@ -91,6 +91,8 @@ class Core:
         about = f"policy {self._config.policy}"
         try:
             verdicts = self._engine.take(event)
+            if isinstance(event, Tick):
+                self._attend(frozenset(self._engine.closely(event.time)))
         except Exception as exc:  # a policy's fault must not look like a guest's
             where = traceback.extract_tb(exc.__traceback__)[-1]
             self.report.problem(
@@ -98,9 +100,6 @@ class Core:
                 f"{type(exc).__name__}: {exc} ({where.name}, line {where.lineno}); its decisions "
                 "on that are lost, please report it",
             )
-        else:
-            if isinstance(event, Tick):
-                self._attend(frozenset(self._engine.closely(event.time)))
         self._recorder.event(event, before, self.state, verdicts)
         self._since.append(event)
         self.metrics.event(event)
