@@ -31,6 +31,7 @@ from hostctl.policy.model import (
     PoolLost,
     PoolRead,
     Reason,
+    Released,
     Stats,
     StatsRead,
     Tick,
@@ -66,6 +67,8 @@ class Transfer:
                 return self._told(state, state.guests[event.guest], event.stats, event.time)
             case GuestRead() | GuestActual() if event.guest in state.guests:
                 self._guest(state.guests[event.guest], event.time)
+            case Released() if event.guest in state.guests:
+                self._pool(state.guests[event.guest].pool).barren = event.time
             case PoolRead():
                 self._read(state, event, self._pool(event.pool))
                 return self._balance(state, event.pool, event.time)
@@ -90,7 +93,10 @@ class Transfer:
         found: list[str] = []
         for memo in self._pools.values():
             memo.close = {name: until for name, until in memo.close.items() if until > now}
-            found += islice(memo.close, CLOSE_MOST)
+            # First those whose memory is taken.
+            first = [name for name in memo.close if name in memo.moving]
+            others = (name for name in memo.close if name not in memo.moving)
+            found += islice([*first, *others], CLOSE_MOST)
         return found
 
     def _watch(self, state: HostState, guest: GuestState, now: float) -> None:
@@ -112,6 +118,8 @@ class Transfer:
         if memo is None:
             memo = GuestMemo(Sizes(guest.actual), now + self._tuning.acquaint)
             self._guests[guest.name] = memo
+        if guest.actual != memo.sizes.last:
+            memo.moved = now
         memo.sizes.add(guest.actual, now, self._tuning.stats_age)
         return memo
 
@@ -131,6 +139,10 @@ class Transfer:
                 known.occupied(held, now, self._tuning)
                 if name in state.guests and known.outgrew(state.guests[name], self._tuning):
                     self._watch(state, state.guests[name], now)
+        if event.limit - event.usage < self._tuning.contended * event.limit:
+            # Nothing but statistics says that a guest without messages is short.
+            silent = (guest.name for guest in state.of_pool(event.pool) if not guest.tells)
+            memo.close |= dict.fromkeys(silent, now + self._tuning.window)
         for name, move in list(memo.moving.items()):
             guest = state.guests.get(name)
             if guest is None or guest.target >= guest.actual:
@@ -181,7 +193,8 @@ class Transfer:
 
     def _inflating(self, guest: GuestState, memo: GuestMemo, now: float) -> bool:
         """Whether an inflation is under way, or so lately that the guest still reclaims for it."""
-        if guest.target < guest.actual:
+        # A driver pauses while its guest is pressed: then the pressure is not the inflation's.
+        if guest.target < guest.actual and now - memo.moved <= self._tuning.quarantine:
             memo.inflated = now
         if not guest.tells:
             # Its statistics have in them all that it reclaimed since those before.
@@ -283,28 +296,20 @@ class Transfer:
         self, state: HostState, guest: GuestState, stats: Stats, now: float
     ) -> list[Decision]:
         tuning, memo = self._tuning, self._guest(guest, now)
-        memo.earlier = -inf if not memo.told else memo.told[-1].time
         old = memo.before_that(stats)
+        memo.earlier = -inf if old is None else old.time
         memo.smallest, memo.largest = memo.sizes.since(stats.time)
-        pool = self._pool(guest.pool)
-        if now < pool.barren and donors(
-            state, guest.pool, self._guests, pool, tuning, now, only=guest
-        ):
-            pool.barren = now
-        read = state.pools.get(guest.pool)
-        if not guest.tells and read is not None and read.room < tuning.contended * read.limit:
-            self._watch(state, guest, now)  # nothing else says that it is short
         strains = strained(old, stats, tuning)
         if strains:
             memo.hurt = now
         self._calm(guest, memo, stats, now)
-        if guest.actual >= guest.ceiling and guest.target >= guest.ceiling:
-            return []  # nothing was taken
-        if strains:
+        whole = guest.actual >= guest.ceiling and guest.target >= guest.ceiling
+        if strains and not whole:
             memo.stops(now + tuning.back_off)
             if now - memo.inflated <= tuning.back_off:
                 memo.short_at(guest, now, tuning)
-        if stats.available is None or guest.target < guest.actual:
+        self._revive(state, guest, memo, now)
+        if whole or stats.available is None or guest.target < guest.actual:
             return []
         if stats.available >= lacks_below(guest, tuning):
             return []
@@ -312,6 +317,17 @@ class Transfer:
         self._pool(guest.pool).wants.setdefault(guest.name, None)
         room = self._room(state, guest.pool, now)
         return [] if room is None else self._serve(state, guest.pool, room, now)
+
+    def _revive(self, state: HostState, guest: GuestState, memo: GuestMemo, now: float) -> None:
+        """A pool in which nobody could give is looked at again, if this guest can now."""
+        pool, tuning = self._pool(guest.pool), self._tuning
+        if now >= pool.barren or idle_of(guest, memo, tuning, now) <= 0:
+            return
+        # Without its occupancy all guests of the pool would have to be looked at for the answer.
+        if memo.occupancy is None or donors(
+            state, guest.pool, self._guests, pool, tuning, now, only=guest
+        ):
+            pool.barren = now
 
     def _calm(self, guest: GuestState, memo: GuestMemo, stats: Stats, now: float) -> None:
         """Page cache that was turned over is no shortage, once statistics show that it was that.
@@ -382,6 +398,7 @@ class Transfer:
                 memo.fruitless = 0 if lately else min(memo.fruitless + 1, PAUSES)
                 memo.next_probe += memo.fruitless * tuning.reach_every
                 return found
+            memo.fruitless = 0
         if not memo.short and room < tuning.contended * limit:
             memo.next_probe = now + tuning.probe_every
             return self._probe(state, pool, int(tuning.contended * limit) - room, now)
@@ -506,7 +523,8 @@ class Transfer:
         self, state: HostState, donor: Donor, size: int, now: float, reason: Reason, why: str
     ) -> Decision:
         guest, memo, size = donor.guest, donor.memo, _pages(size)
-        memo.inflated, memo.start = now, guest.stats
+        memo.inflated = memo.moved = now
+        memo.start = guest.stats
         self._watch(state, guest, now)
         moving = self._pool(guest.pool).moving
         move = moving.setdefault(guest.name, Move(guest.actual, now))

@@ -54,7 +54,7 @@ class Tuning:
 
     # What is taken from a guest.
     acquaint: float = 20.0
-    """No inflation of a guest that is new here, for so long: two statistics, and any message that
+    """No inflation of a guest that is new here, for so long: its statistics, and any message that
     a guest that is short repeats. Nobody knows what it has said before, or been given."""
     back_off: float = 60.0
     """No inflation for so long after a message that counts, or after anything was given. The

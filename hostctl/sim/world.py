@@ -234,7 +234,8 @@ class World:
             # The one before has been read by now.
             self._sample(due)
             every = np.where(self._closely, p.closely_every, self._every)
-            late = np.zeros(due.shape) + self._delay.uniform(*p.late, (len(due), 1))
+            # At the latest with the next.
+            late = np.minimum(self._delay.uniform(*p.late, (len(due), 1)), every - p.step)
             self._stats_at[due] += every[due]
             self._arrives[due] = self.now + late[due]
 

@@ -23,7 +23,7 @@ READ_RATE = 32
 
 KNOWN = 30.0
 """Seconds that a guest with idle memory is known at least before that is wanted: policies read
-statistics every 10 s whatever the pace, and one that has seen none cannot be told from another."""
+statistics every 20 s whatever the pace, and one that has seen none cannot be told from another."""
 
 GUEST_OWN = 96
 """What a guest's kernel and programs have, whatever the scale of its load."""

@@ -27,7 +27,7 @@ kernels'. The figures are medians of the rounds, in brackets the bootstrap inter
 median: of three rounds that is their range. *Against* another: the ratio within the same round,
 where the other's is not 0. *p*: how probable ranks like these are without a difference (Wilcoxon's
 rank sum, all permutations): with three rounds of each it is 0.05 at best. The load's times are
-scaled by the plan's pace; the policies' own, statistics every 10 s above all, are not."""
+scaled by the plan's pace; the policies' own, statistics every 2 to 20 s above all, are not."""
 SIMULATED = """\
 The same in hostctl's simulator, whose constants are of other measurements or assumed, but for what
 a guest has touched when it is up; with one choice of the chances in it:"""

@@ -219,10 +219,19 @@ def test_statistics_come_late_and_none_is_lost_for_that() -> None:
             late.append(event.time - event.stats.time)
 
     every = Parameters(changed=-1.0)
-    World(Plan(20, 2, 120.0, "mom", "mixed", 5, parameters=every), watch).run()
-    assert P.late[0] <= min(late) and max(late) <= P.late[1] + 2 * P.step
-    assert max(late) - min(late) > 1.0
-    assert all(np.allclose(np.diff(times), stats_every("mom")) for times in made.values())
+    for policy in ("mom", "transfer"):
+        for times in made.values():
+            times.clear()
+        World(Plan(20, 2, 120.0, policy, "mixed", 5, parameters=every), watch).run()
+        assert P.late[0] <= min(late) and max(late) <= P.late[1] + 2 * P.step
+        assert max(late) - min(late) > 1.0
+        gaps = np.concatenate([np.diff(times) for times in made.values()])
+        usual = np.isclose(gaps, stats_every(policy))
+        if policy == "mom":
+            assert usual.all()
+        else:  # often while it attends to a guest, and never less often than usual
+            assert usual.any() and np.isclose(gaps, P.closely_every).any()
+            assert gaps.max() <= stats_every(policy) + P.step
 
 
 def test_statistics_left_out_were_of_no_use() -> None:

@@ -37,7 +37,7 @@ from hostctl.policy.model import (
     StatsRead,
     Tick,
 )
-from hostctl.policy.transfer import Transfer
+from hostctl.policy.transfer import CLOSE_MOST, Transfer
 from hostctl.policy.tuning import Tuning
 from hostctl.sim.loads import LOADS
 from hostctl.sim.world import Plan, World
@@ -369,6 +369,16 @@ def test_low_under_inflation_with_swap_in_is_a_message_as_any_other() -> None:
     host.now += 55
     host.stats("a", available=600, free=0, swap_in=100)
     assert host.room(100) == {}
+
+
+def test_low_while_an_inflation_makes_no_progress_is_a_message_as_any_other() -> None:
+    """A driver pauses while its guest is pressed: what it says then the inflation did not do."""
+    for stalled, counts in ((TUNING.quarantine, False), (TUNING.quarantine + 1, True)):
+        host = inflating()
+        host.now += 1
+        host.take(GuestActual(host.now, "a", 1000 * MIB))
+        host.now += stalled
+        assert ("a" in host.says("a")) is counts
 
 
 def test_medium_under_inflation_cancels_it_and_gives() -> None:
@@ -714,6 +724,8 @@ def test_who_gave_of_late_is_looked_at_again_when_it_is_quiet() -> None:
         if second % 10 == 9:
             host.stats("a", available=900 - given, free=0)
         if steps and second == steps[-1] + 12:
+            size = host.engine.state.guests["a"].actual
+            host.take(GuestActual(host.now, "a", size - MIB))  # it is under way
             host.says("a")
             host.settle("a")
         found = host.take(PoolRead(host.now, HOST, 800 * MIB, 600 * MIB))
@@ -805,6 +817,64 @@ def test_rates_are_of_ten_seconds_however_often_statistics_come() -> None:
             host.take(StatsRead(host.now, "a", told))
         host.room(400)
         assert (host.target("a") == 768) is pressed
+
+
+def test_faults_of_a_program_do_not_make_low_under_inflation_a_shortage() -> None:
+    """Statistics come 2 s after the inflation began: 50 faults since are no rate."""
+    for faults, reason in ((50, None), (500, Reason.GUEST_PRESSURE)):
+        host = Host()
+        host.guest("a", 1024, available=900, free=0, swap_in=0, major_faults=0)
+        (change, _) = host.room(400)["a"]
+        host.now += 2
+        told = Stats(host.now, free=0, available=800 * MIB, swap_in=0, major_faults=faults)
+        host.take(StatsRead(host.now, "a", told))
+        host.take(GuestActual(host.now, "a", (1024 + change // 2) * MIB))
+        found = host.says("a")
+        assert found.get("a", (0, None))[1] is reason
+
+
+def test_a_stock_guest_reclaims_for_an_inflation_until_its_statistics_have_it_all() -> None:
+    """Of the 512 pages that make a window all but a few were scanned for the inflation."""
+    host = Host()
+    host.now = 900.0
+    host.take(GuestRead(800.0, "a", RAM, RAM, RAM, FLOOR, True, True, tells=False))
+    scanned = 0
+    for after, pages in ((0, 0), (10, 0), (12, 500), (14, 10), (16, 5)):
+        scanned += pages
+        told = Stats(
+            900.0 + after, free=0, available=900 * MIB, swap_in=0, major_faults=0,
+            scanned=scanned, reclaimed=scanned, stalls=0,
+        )  # fmt: skip
+        host.now = 900.0 + after
+        found = host.take(StatsRead(host.now, "a", told))
+        assert "a" not in found
+        if after == 10:
+            assert host.room(1000) != {}
+            host.settle("a")
+    assert host.engine.state.guests["a"].last_message == host.now
+
+
+def test_who_is_inflated_is_attended_to_before_those_who_only_say_something() -> None:
+    host = Host()
+    for number in range(CLOSE_MOST):
+        host.guest(f"loud{number}", 1024)
+    host.guest("a", 1024, available=900, free=0)
+    host.room(4000)
+    for number in range(CLOSE_MOST):
+        host.says(f"loud{number}")
+    assert "a" in host.room(400)
+    wanted = host.engine.closely(host.now)
+    assert len(wanted) == CLOSE_MOST and "a" in wanted
+
+
+def test_guests_without_messages_are_attended_to_while_their_pool_has_little_room() -> None:
+    host = Host()
+    for name, tells in (("a", True), ("b", False)):
+        host.take(GuestRead(0.0, name, RAM, RAM, RAM, FLOOR, True, True, tells=tells))
+    host.room(4000)
+    assert not host.engine.closely(host.now)
+    host.room(1000)
+    assert host.engine.closely(host.now) == ["b"]
 
 
 def test_a_stock_guest_has_time_to_say_what_a_step_did() -> None:
