@@ -6,6 +6,7 @@
  *   HAVE_NODE_PGSCAN		PGSCAN_* and PGSTEAL_* are node statistics; they
  *				were VM events, as in 6.12
  *   HAVE_NODE_MONOTONIC	node statistics can be read as counters that wrap
+ *   HAVE_VIRTQUEUE_INFO	virtio_find_vqs() of 6.11
  */
 #ifndef _BALLOON_COMPAT_H
 #define _BALLOON_COMPAT_H
@@ -13,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
+#include <linux/virtio_config.h>
 
 #ifndef HAVE_NODE_MONOTONIC
 #define global_node_page_state_monotonic	global_node_page_state
@@ -28,6 +30,39 @@ static inline unsigned long balloon_reclaim_state(const unsigned long *events,
 	return events[item];
 #endif
 }
+
+#ifdef HAVE_VIRTQUEUE_INFO
+
+/*
+ * virtio_find_vqs() without holes in the array: 6.11 and the first releases of
+ * 6.12 take a queue's index for its place there when they remove the queues.
+ * Queues are numbered by those that are there, with holes or without.
+ */
+static inline int balloon_find_vqs(struct virtio_device *vdev,
+				   unsigned int count,
+				   struct virtqueue *vqs[],
+				   struct virtqueue_info info[])
+{
+	unsigned long present = 0;
+	unsigned int i, n = 0;
+	int err;
+
+	for (i = 0; i < count; i++) {
+		if (!info[i].name)
+			continue;
+		present |= BIT(i);
+		info[n++] = info[i];
+	}
+	err = virtio_find_vqs(vdev, n, vqs, info, NULL);
+	if (err)
+		return err;
+
+	for (i = count; i-- > 0; )
+		vqs[i] = present & BIT(i) ? vqs[--n] : NULL;
+	return 0;
+}
+
+#endif
 
 #ifdef HAVE_SHRINKER_ALLOC
 

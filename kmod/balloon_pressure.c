@@ -5,9 +5,10 @@
  * A shrinker that is not memcg-aware is called by guest-wide reclaim and by no
  * container's, so being asked for a count is the sign that the guest has begun
  * to reclaim; balloon_window.c tells how hard it is. Without reclaim nothing
- * here runs. With the multi-generational LRU, shrinkers are asked when the root
- * memcg's turn comes: where there are many containers, the first sign may come a
- * round late.
+ * here runs. Shrinkers are asked when the root memcg's turn comes, before others
+ * are reclaimed from: once asked, the counters are looked at for as long as they
+ * move. A walk that takes the memcgs in turns (the multi-generational LRU's, and
+ * direct reclaim's from 6.12 on) may come to the root a round late.
  *
  * What runs where:
  *   count_objects	reclaim (kswapd or a task that allocates): two flags are
@@ -58,7 +59,7 @@ module_param_cb(message_interval_ms, &balloon_pressure_interval_ops,
 		&message_interval_ms, 0644);
 __MODULE_PARM_TYPE(message_interval_ms, "uint");
 MODULE_PARM_DESC(message_interval_ms,
-		 "Least time between two messages of the same level (ms, 0 to 60000, 0: none)");
+		 "Least time between a message and one of the same level or a lower one (ms, 0 to 60000, 0: none)");
 
 /*
  * Give the first @count of msg[] to the device, for @window. The lock is held
@@ -105,6 +106,17 @@ static bool balloon_pressure_too_soon(struct balloon_pressure *bp,
 	return level <= bp->last_level && time_before64(get_jiffies_64(), next);
 }
 
+/*
+ * With the lock held. Inflation pauses, until no window was completed for a
+ * while.
+ */
+static void balloon_pressure_pause(struct balloon_pressure *bp)
+{
+	WRITE_ONCE(bp->pressed, true);
+	mod_delayed_work(bp->wq, &bp->resume_work,
+			 msecs_to_jiffies(BALLOON_PRESSURE_OVER_MS));
+}
+
 /* Process context. Send the window's level, or keep it, or count it as lost. */
 static void balloon_pressure_send(struct balloon_pressure *bp,
 				  const struct balloon_window *window)
@@ -114,13 +126,14 @@ static void balloon_pressure_send(struct balloon_pressure *bp,
 	unsigned int i;
 
 	spin_lock_irq(&bp->lock);
-	if (!bp->running) {
-		/* Nobody to tell. */
-	} else if (bp->in_flight &&
-		   level > max(bp->in_flight, bp->pending.level)) {
+	if (bp->running && bp->in_flight &&
+	    level > max(bp->in_flight, bp->pending.level)) {
 		balloon_pressure_drop_pending(bp);
 		bp->pending = *window;
-	} else if (bp->in_flight || balloon_pressure_too_soon(bp, level)) {
+	} else if (!bp->running || bp->in_flight ||
+		   level <= bp->pending.level ||
+		   balloon_pressure_too_soon(bp, level)) {
+		/* A pending one is next: the ack that came has queued it. */
 		bp->counts.suppressed[level]++;
 	} else {
 		/* A host that knows only the lowest message still acts. */
@@ -159,29 +172,47 @@ static void balloon_pressure_sample(struct work_struct *work)
 	if (balloon_window_look(&bp->mark, &window)) {
 		trace_balloon_pressure(window.level, window.scanned,
 				       window.reclaimed);
-		balloon_pressure_hold(bp);
+		spin_lock_irq(&bp->lock);
+		if (bp->running)
+			balloon_pressure_pause(bp);
+		spin_unlock_irq(&bp->lock);
 	}
 	if (window.again)
 		queue_delayed_work(bp->wq, &bp->sample_work,
 				   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
 
-	/* The higher one first: then the other need not be sent. */
+	/* The higher one tells the other as well. */
 	if (pending.level > window.level)
 		swap(pending, window);
 	if (window.level)
 		balloon_pressure_send(bp, &window);
-	if (pending.level)
-		balloon_pressure_send(bp, &pending);
+	if (pending.level) {
+		spin_lock_irq(&bp->lock);
+		bp->counts.suppressed[pending.level]++;
+		spin_unlock_irq(&bp->lock);
+	}
 }
 
-/* Process context. The target may have been left alone meanwhile: look again. */
+/*
+ * Process context. Have the driver look at its target again, if it was left
+ * alone meanwhile, and only then: what was given to a guest that was out of
+ * memory (VIRTIO_BALLOON_F_DEFLATE_ON_OOM) stays until the host has a word.
+ */
 static void balloon_pressure_resume(struct work_struct *work)
 {
 	struct balloon_pressure *bp =
 		container_of(work, struct balloon_pressure, resume_work.work);
 
+	bool deferred;
+
+	spin_lock_irq(&bp->lock);
 	WRITE_ONCE(bp->pressed, false);
-	bp->changed(bp->vdev);
+	deferred = bp->deferred;
+	bp->deferred = false;
+	spin_unlock_irq(&bp->lock);
+
+	if (deferred)
+		bp->changed(bp->vdev);
 }
 
 /* Hard interrupt, or a thread of its own where the kernel is PREEMPT_RT. */
@@ -268,20 +299,28 @@ void balloon_pressure_target(struct balloon_pressure *bp, u32 num_pages,
  * When the answer is yes, the size work is queued again once pressure is over,
  * whether or not the host changes its target meanwhile.
  *
- * Context: any.
+ * Context: process.
  * Return: true while reclaim is under way or was a moment ago.
  */
 bool balloon_pressure_pressed(struct balloon_pressure *bp)
 {
-	return READ_ONCE(bp->pressed);
+	bool pressed;
+
+	/* Never set without the feature: then the lock is not initialised. */
+	if (!READ_ONCE(bp->pressed))
+		return false;
+
+	spin_lock_irq(&bp->lock);
+	pressed = bp->pressed;
+	if (pressed)
+		bp->deferred = true;
+	spin_unlock_irq(&bp->lock);
+	return pressed;
 }
 
 /**
- * balloon_pressure_hold() - inflation must pause
+ * balloon_pressure_hold() - inflation must pause: there is no page for it
  * @bp: the pressure, initialised or not
- *
- * Called for each window of reclaim, and by the driver when it gets no page to
- * inflate with.
  *
  * Context: process.
  * Return: true if the size work is queued again once pressure is over, false if
@@ -298,9 +337,8 @@ bool balloon_pressure_hold(struct balloon_pressure *bp)
 	spin_lock_irq(&bp->lock);
 	running = bp->running;
 	if (running) {
-		WRITE_ONCE(bp->pressed, true);
-		mod_delayed_work(bp->wq, &bp->resume_work,
-				 msecs_to_jiffies(BALLOON_PRESSURE_OVER_MS));
+		balloon_pressure_pause(bp);
+		bp->deferred = true;
 	}
 	spin_unlock_irq(&bp->lock);
 	return running;
@@ -343,7 +381,11 @@ void balloon_pressure_stop(struct balloon_pressure *bp)
 	irq_work_sync(&bp->sign);
 	cancel_delayed_work_sync(&bp->sample_work);
 	cancel_delayed_work_sync(&bp->resume_work);
+
+	spin_lock_irq(&bp->lock);
 	WRITE_ONCE(bp->pressed, false);
+	bp->deferred = false;
+	spin_unlock_irq(&bp->lock);
 }
 
 /**

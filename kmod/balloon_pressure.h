@@ -35,6 +35,7 @@ struct balloon_reclaim {
 	unsigned long direct_reclaimed;
 	unsigned long stalls;		/* times that a task began guest-wide */
 	unsigned long stalls_looked;	/* the same at the last look */
+	unsigned long seen;		/* scanned in the window, then */
 };
 
 /* What reclaim did in one window, in pages, and the level that it shows. */
@@ -42,7 +43,7 @@ struct balloon_window {
 	unsigned int level;
 	unsigned long scanned;
 	unsigned long reclaimed;
-	bool again;			/* another look is due, reclaim or not */
+	bool again;			/* another look is due, sign or not */
 };
 
 /* Messages by level, since the device was bound; index 0 is not used. */
@@ -72,12 +73,15 @@ struct balloon_pressure {
 	/* Where the window under way began. Sample_work's while running. */
 	struct balloon_reclaim mark;
 
-	/* Inflation pauses while set; resume_work clears it. */
-	bool pressed;
+	/* When pressure is over. */
 	struct delayed_work resume_work;
 
 	/* Protects what follows, against the queue's interrupt. */
 	spinlock_t lock;
+	/* Inflation pauses while set; resume_work clears it. */
+	bool pressed;
+	/* The size work has left the target alone meanwhile. */
+	bool deferred;
 	/* Messages may be sent. */
 	bool running;
 	/* From the start to the device's reset. */

@@ -63,6 +63,7 @@ static void balloon_window_counters(struct balloon_reclaim *now)
 	for (zid = 0; zid < MAX_NR_ZONES; zid++)
 		now->stalls += events[ALLOCSTALL_NORMAL - ZONE_NORMAL + zid];
 	now->stalls_looked = now->stalls;
+	now->seen = 0;
 }
 
 /**
@@ -117,6 +118,10 @@ bool balloon_window_look(struct balloon_reclaim *mark,
 			  now.direct_scanned - mark->direct_scanned;
 	window->reclaimed = now.reclaimed - mark->reclaimed +
 			    now.direct_reclaimed - mark->direct_reclaimed;
+	/* Within a pass no shrinker is asked again: look until it has ended. */
+	if (window->scanned > mark->seen)
+		window->again = true;
+	mark->seen = window->scanned;
 	if (window->scanned < BALLOON_WINDOW_PAGES)
 		return false;
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -25,7 +27,7 @@ from guests import (
     wait_until,
 )
 
-from pyguest.loads import background
+from pyguest.loads import ANONLOAD, background
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -146,6 +148,26 @@ def test_deflation_does_not_wait_behind_an_inflation(guest: Vm) -> None:
     actual = int(last.fields["actual"])
     assert actual - reached <= PORTION
     assert inflated - (actual - 50 * MIB // PAGE) <= PORTION
+
+
+def test_what_a_guest_got_when_it_was_out_of_memory_stays(boot: Callable[..., Vm]) -> None:
+    """With deflate-on-oom, the end of pressure is no reason to take the memory back.
+
+    Nothing is to be inflated meanwhile: the guest had its target before it was pressed.
+    """
+    vm = boot("one", balloon="virtio-balloon-pci,message-vq=on,deflate-on-oom=on")
+    target, more = ram(vm) - 200 * MIB, 40 * MIB
+    resize(vm, target)
+    available = int(vm.sh("awk '/^MemAvailable:/ {print $2}' /proc/meminfo")) << 10
+    told(vm, 0)
+    vm.sh(f"{ANONLOAD} -s {available + more} -H 0", timeout=300)
+    assert told(vm, 1)
+    time.sleep(2)
+    got = vm.balloon_actual()
+    assert got >= target + more // 2
+    time.sleep(2)
+    assert vm.balloon_actual() == got
+    resize(vm, target - MIB)
 
 
 def began_while_pressed(trace: Trace) -> bool:
