@@ -413,9 +413,12 @@ class _Builder:
                                    f"add its paragraph to {self.recipe.path}")
 
     def format(self, cover: str, output: Path) -> None:
-        """Write the mails, the cover letter with them."""
-        self.git("format-patch", "-q", "-M", "--abbrev=12", "--no-signature", "--zero-commit",
-                 "--cover-letter", f"--output-directory={output.resolve()}",
+        """Write the mails, the cover letter with them.
+
+        For comment: upstream takes no feature bit that the virtio TC has not allocated.
+        """
+        self.git("format-patch", "-q", "--rfc", "-M", "--abbrev=12", "--no-signature",
+                 "--zero-commit", "--cover-letter", f"--output-directory={output.resolve()}",
                  f"base~{len(self.recipe.mails)}..base")
         first = min(output.glob("*.patch"))
         subject, _, body = cover.partition("\n")

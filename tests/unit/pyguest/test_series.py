@@ -188,7 +188,7 @@ def test_mails_are_the_senders(kernel: Source, kmod: Path, tmp_path: Path) -> No
     """His name, no sign-off by anybody, the cover filled in, and who is to get them."""
     written = series.write(series.of_kernel(kernel, kmod), tmp_path / "out")
     cover = written.cover.read_text()
-    assert "Subject: [PATCH 0/3] Do it well" in cover
+    assert "Subject: [RFC PATCH 0/3] Do it well" in cover
     assert "On 9.9 (linux-source-9.9 9.9.1-1): 7 MB/s, not measured." in cover
     assert written.unmeasured == ["unknown"]
     for mail in written.mails:
