@@ -50,7 +50,8 @@ def main(plan: Plan, into: Path | None = None, *, again: bool = False) -> int:
     parts = lab.prepare()
     with ExitStack() as stack:
         one = stack.enter_context(lab.Lab(parts, _name(plan)))
-        record = Record(one.run_dir / OUTCOMES)
+        # A run of hours may have begun on another machine of this kind.
+        record = Record(one.run_dir / OUTCOMES, into and into / OUTCOMES)
         record.begin(_about(plan, one), again=again)
         loads = {name: LOADS[name](plan.scale, plan.pace) for name in plan.loads}
         with step("the host of limited memory") as progress:

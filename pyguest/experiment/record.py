@@ -22,16 +22,19 @@ FREE = ("day", "commit", "beside")
 
 
 class Record:
-    """The file OUTCOMES: a line of what the run is about, then one for each trial."""
+    """The file OUTCOMES: a line of what the run is about, then one for each trial.
 
-    def __init__(self, path: Path) -> None:
+    Where there is no such file yet, that of an `earlier` run is gone on from.
+    """
+
+    def __init__(self, path: Path, earlier: Path | None = None) -> None:
         self.path = path
         self.about: dict[str, Any] = {}
         self.outcomes: list[Outcome] = []
         self.failures: list[dict[str, Any]] = []
         self._lines: list[dict[str, Any]] = []
         try:
-            lines = list(read_lines(path))
+            lines = list(read_lines(path if earlier is None or path.exists() else earlier))
         except ValueError:  # a disk that was full, or a machine that went down
             return
         if lines:

@@ -373,6 +373,22 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert Record(tmp_path / "outcomes.2.jsonl").outcomes == [first]
 
 
+def test_a_run_goes_on_from_the_outcomes_of_a_report(tmp_path: Path) -> None:
+    report, path = tmp_path / "report.jsonl", tmp_path / "outcomes.jsonl"
+    first, last = outcome("none", 0, 10, 100), outcome("classic", 0, 20, 100)
+    Record(report).begin(about())
+    Record(report).add(first)
+    there = report.read_text()
+    for what, found in ((about(cpus=4), []), (about(day="2026-01-02"), [first])):
+        path.unlink(missing_ok=True)
+        record = Record(path, report)
+        record.begin(what)
+        assert record.outcomes == Record(path).outcomes == found
+    record.add(last)
+    assert Record(path, report).outcomes == [first, last]  # what is here comes first
+    assert report.read_text() == there
+
+
 def test_a_trial_that_was_disturbed_is_run_again_and_stays_in_the_record(tmp_path: Path) -> None:
     record = Record(tmp_path / "outcomes.jsonl")
     record.begin(about())
