@@ -156,7 +156,7 @@ def test_what_a_guest_got_when_it_was_out_of_memory_stays(boot: Callable[..., Vm
     Nothing is to be inflated meanwhile: the guest had its target before it was pressed.
     """
     vm = boot("one", balloon="virtio-balloon-pci,message-vq=on,deflate-on-oom=on")
-    target, more = ram(vm) - 200 * MIB, 40 * MIB
+    target, more = ram(vm) - 200 * MIB, 16 * MIB
     resize(vm, target)
     available = int(vm.sh("awk '/^MemAvailable:/ {print $2}' /proc/meminfo")) << 10
     told(vm, 0)
