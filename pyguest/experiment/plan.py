@@ -22,6 +22,8 @@ class Plan:
     """Of the seed's times. The policies' own times are as they are."""
     name: str = "own"
     """Of its folder."""
+    tries: int = 3
+    """So often a trial that is disturbed is run, in all."""
 
     @property
     def command(self) -> str:
@@ -59,8 +61,9 @@ PLANS = {
         Plan((BASE, "reporting", "automatic", "transfer", "transfer+reporting"), ("seed",),
              scale=1.0, pace=1.0, name="full"),
         Plan(tuple(CONTESTANTS), tuple(LOADS), name="quarter"),
-        # That all of it runs through; its figures say nothing.
+        # That all of it runs through, also on a machine that others disturb for good: its figures
+        # say nothing.
         Plan((BASE, "transfer+reporting"), ("seed", "fleet", "database"), rounds=1, scale=0.15,
-             pace=0.05, name="quick"),
+             pace=0.05, name="quick", tries=1),
     )
 }  # fmt: skip

@@ -15,8 +15,6 @@ from .plan import Plan
 
 OUTCOMES = "outcomes.jsonl"
 """A record's name, in the folder of a run or of a report."""
-TRIES = 3
-"""So often a trial that is disturbed is run, in all."""
 FREE = ("day", "commit", "beside")
 """Of what a run is about, it may go on although these are others: `code` tells what matters."""
 
@@ -103,7 +101,7 @@ class Record:
     def is_done(self, turn: tuple[int, str, str]) -> bool:
         """Whether the trial (round, load, contestant) need not be run again."""
         found = [one for one in self.outcomes if (one.round, one.load, one.contestant) == turn]
-        return len(found) >= TRIES or any(not one.disturbed for one in found)
+        return len(found) >= self.about["tries"] or any(not one.disturbed for one in found)
 
     def valid(self) -> list[Outcome]:
         """Of each trial one outcome: the first that nothing disturbed, else the last."""

@@ -19,7 +19,7 @@ from pyguest.lab import Lab
 from pyguest.progress import step
 
 pytestmark = [
-    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.timeout(1800, func_only=True),
     pytest.mark.skipif(os.geteuid() != 0, reason="a limited host needs root: use sudo"),
 ]
 

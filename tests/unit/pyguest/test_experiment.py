@@ -23,7 +23,7 @@ from pyguest.experiment.loads import GUEST_OWN, LOADS, QEMU_OWN, Work, cache, se
 from pyguest.experiment.outcome import Counters, GuestOutcome, Outcome
 from pyguest.experiment.plan import PLANS, Plan
 from pyguest.experiment.reaction import reactions
-from pyguest.experiment.record import TRIES, Record
+from pyguest.experiment.record import Record
 from pyguest.host import ProcessUsage
 
 MIB = 1 << 20
@@ -401,10 +401,14 @@ def test_a_trial_that_was_disturbed_is_run_again_and_stays_in_the_record(tmp_pat
     assert record.is_done((0, "seed", "none"))
     assert record.valid() == [clean]
     assert Record(record.path).outcomes == [spoiled, clean]
-    for _ in range(TRIES):
+    for _ in range(Plan().tries):
         assert not record.is_done((0, "seed", "classic"))
         record.add(replace(spoiled, contestant="classic"))
     assert record.is_done((0, "seed", "classic"))
+    once = Record(tmp_path / "once.jsonl")
+    once.begin(about(tries=1))
+    once.add(spoiled)
+    assert once.is_done((0, "seed", "none"))
 
 
 def test_what_spoils_a_trial() -> None:
