@@ -161,6 +161,19 @@ def test_a_guest_that_has_had_our_driver_is_not_held_to_what_was_before() -> Non
     host.take(replace(read, time=60.0, tells=False))
     assert host.take(StatsRead(70.0, "a", replace(pages, time=70.0))) == []
     assert host.state.guests["a"].last_message is None
+    more = after(scanned=18000, reclaimed=0)
+    host.take(StatsRead(90.0, "a", replace(more, time=90.0)))
+    assert host.state.guests["a"].last_message == 90.0
+
+
+def test_its_last_statistics_with_our_driver_are_what_the_first_without_are_compared_with() -> None:
+    host = engine(tells=False)
+    read = GuestRead(1.0, "a", RAM, RAM // 2, RAM // 2, 0, True, True)
+    host.take(read)
+    host.take(StatsRead(50.0, "a", replace(after(scanned=0, reclaimed=0), time=50.0)))
+    host.take(replace(read, time=60.0, tells=False))
+    host.take(StatsRead(70.0, "a", replace(after(scanned=9000, reclaimed=0), time=70.0)))
+    assert host.state.guests["a"].last_message == 70.0
 
 
 def test_little_memory_available_is_told_in_its_interval() -> None:
