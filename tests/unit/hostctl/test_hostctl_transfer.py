@@ -33,6 +33,7 @@ from hostctl.policy.model import (
     PoolLost,
     PoolRead,
     Reason,
+    Released,
     Stats,
     StatsRead,
     Tick,
@@ -742,6 +743,16 @@ def test_new_statistics_end_the_wait_of_a_short_pool_that_found_nothing() -> Non
     host.stats("a", available=900, free=0)
     assert host.take(Tick(host.now)) == {}  # not twice in a second
     host.now += 1
+    assert "a" in host.take(Tick(host.now))
+
+
+def test_so_does_the_release_of_a_guest_that_was_held() -> None:
+    host = Host()
+    host.guest("a", 1024, available=900, free=0)
+    host.take(Held(host.now, "a", "by hand"))
+    assert host.room(400) == {}
+    host.now += 2
+    host.take(Released(host.now, "a"))
     assert "a" in host.take(Tick(host.now))
 
 
