@@ -36,7 +36,10 @@ COMPLAINT = re.compile(
     r"WARNING:|BUG:|BUG at|Oops|rcu.*(stall|starved)|soft lockup|blocked for more than|Call Trace"
     r"|Kernel panic|Out of memory|page allocation failure"
 )
-_FAILED_ALLOCATION = re.compile(r"^.*page allocation failure.*$(\n.*)*?\n.*</TASK>$", re.M)
+_FAILED_ALLOCATION = re.compile(r"^.*page allocation failure.*$(\n.*)*?(\n.*</TASK>$|\Z)", re.M)
+"""Up to the end of its trace, which may not be written yet."""
+_CALLED = re.compile(r"^(?!.* \? ).*balloon", re.M)
+"""A caller of the balloon's; `?` is what an earlier call has left on the stack."""
 
 STATES = ("idle", "inflated", "inflating", "pressed")
 """What a guest is at when something befalls its driver: see `in_state`."""
@@ -252,5 +255,5 @@ def complained(log: str) -> list[str]:
     in kswapd, and warns.
     """
     log = _FAILED_ALLOCATION.sub(
-        lambda failure: failure[0] if "balloon" in failure[0] else "", log)
+        lambda failure: failure[0] if _CALLED.search(failure[0]) else "", log)
     return [line for line in log.splitlines() if COMPLAINT.search(line)]

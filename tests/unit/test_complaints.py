@@ -23,6 +23,18 @@ def test_our_own_failed_allocation_is_one() -> None:
     assert complained(FAILED.format(function="balloon_page_alloc"))
 
 
+def test_what_is_left_on_the_stack_has_not_allocated() -> None:
+    """kswapd asks the balloon's shrinker before it fails."""
+    stale = FAILED.format(function="? balloon_pressure_count+0x5/0x40 [virtio_balloon]\n"
+                                   "[   17.436506]  swap_cluster_alloc_table")
+    assert complained(stale) == []
+
+
+def test_a_trace_that_is_not_written_yet_is_none() -> None:
+    begun = FAILED.format(function="swap_cluster_alloc_table").splitlines()[:3]
+    assert complained("\n".join(begun)) == []
+
+
 def test_what_stands_beside_a_failed_allocation_is_found() -> None:
     other = FAILED.format(function="swap_cluster_alloc_table")
     assert complained(f"{BUG}\n{other}{other}{BUG}\n") == [BUG, BUG]
