@@ -194,7 +194,7 @@ static void balloon_pressure_sample(struct work_struct *work)
 }
 
 /*
- * Process context. Have the driver look at its target again, if it was left
+ * Process context. Pressure is over. Have the driver look at its target again, if it was left
  * alone meanwhile, and only then: what was given to a guest that was out of
  * memory (VIRTIO_BALLOON_F_DEFLATE_ON_OOM) stays until the host has a word.
  */
@@ -202,11 +202,12 @@ static void balloon_pressure_resume(struct work_struct *work)
 {
 	struct balloon_pressure *bp =
 		container_of(work, struct balloon_pressure, resume_work.work);
-
 	bool deferred;
 
 	spin_lock_irq(&bp->lock);
 	WRITE_ONCE(bp->pressed, false);
+	/* The ack has not come in time for this one to be true still. */
+	balloon_pressure_drop_pending(bp);
 	deferred = bp->deferred;
 	bp->deferred = false;
 	spin_unlock_irq(&bp->lock);

@@ -14,6 +14,8 @@ import pytest
 from guests import (
     INTERVAL,
     NEVER,
+    READ_DISK,
+    TRACING,
     debugfs,
     drop_acks,
     inject,
@@ -26,6 +28,7 @@ from guests import (
 from pyguest import lab
 from pyguest.demo.run import tracer
 from pyguest.jsonl import read_lines
+from pyguest.loads import background
 from pyguest.vm import Vm
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -117,6 +120,42 @@ def test_one_in_flight_and_the_worst_next(guest: Vm) -> None:
     for kind in ("sent", "acked"):
         assert [now[f"{kind}_{level}"] - before[f"{kind}_{level}"] for level in LEVELS] == [1, 0, 1]
     assert now["suppressed_critical"] == before["suppressed_critical"]
+
+
+def test_the_worst_goes_first(guest: Vm) -> None:
+    """What has waited for the ack goes before what reclaim has shown since."""
+    rounds = 5
+    door, drop, state = (debugfs(guest, name) for name in ("inject", "drop_acks", "pressure"))
+    one = (f"echo {NEVER} > {drop}; until grep -q '^in_flight [12]' {state}; do :; done; "
+           f"echo 3 > {door}; echo ack > {TRACING}/trace_marker; echo 0 > {drop}; sleep 0.5")
+    with background(guest, READ_DISK):
+        assert told(guest, 60, enough=1)
+        with traced(guest, "balloon_message_queued") as trace:
+            guest.sh(f"for i in $(seq {rounds}); do {one}; done", timeout=180)
+    names = [event.fields.get("level", event.name) for event in trace.events]
+    first = [level for before, level in pairwise(names) if before == "tracing_mark_write"]
+    assert first == ["critical"] * rounds
+    wait_until(lambda: not told(guest, 0.5), "what was under way is over")
+
+
+def test_what_waits_ends_with_the_pressure(guest: Vm) -> None:
+    """An ack that comes when the guest is well again has no old level sent."""
+    before = pressure(guest)
+
+    def suppressed(*levels: str) -> int:
+        now = pressure(guest)
+        return sum(now[f"suppressed_{level}"] - before[f"suppressed_{level}"] for level in levels)
+
+    drop_acks(guest, NEVER)
+    inject(guest, 1, 3)
+    assert told(guest, 5, enough=1) == ["low"]
+    assert suppressed("critical") == 0
+    with background(guest, READ_DISK):
+        wait_until(lambda: suppressed("low", "medium") > 0, "reclaim is under way")
+    wait_until(lambda: suppressed("critical") == 1, "critical does not wait any more")
+    drop_acks(guest, 0)
+    assert told(guest, 0.5) == []
+    assert pressure(guest)["in_flight"] == 0
 
 
 def arrived(guest: Vm) -> dict[str, int]:
