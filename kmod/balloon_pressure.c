@@ -194,9 +194,10 @@ static void balloon_pressure_sample(struct work_struct *work)
 }
 
 /*
- * Process context. Pressure is over. Have the driver look at its target again, if it was left
- * alone meanwhile, and only then: what was given to a guest that was out of
- * memory (VIRTIO_BALLOON_F_DEFLATE_ON_OOM) stays until the host has a word.
+ * Process context. Pressure is over. Have the driver look at its target again,
+ * if it was left alone meanwhile, and only then: what was given to a guest that
+ * was out of memory (VIRTIO_BALLOON_F_DEFLATE_ON_OOM) stays until the host has a
+ * word.
  */
 static void balloon_pressure_resume(struct work_struct *work)
 {

@@ -126,7 +126,7 @@ def test_the_worst_goes_first(guest: Vm) -> None:
     """What has waited for the ack goes before what reclaim has shown since."""
     rounds = 5
     door, drop, state = (debugfs(guest, name) for name in ("inject", "drop_acks", "pressure"))
-    one = (f"echo {NEVER} > {drop}; until grep -q '^in_flight [12]' {state}; do :; done; "
+    one = (f"echo {NEVER} > {drop}; until grep -q '^in_flight [123]' {state}; do :; done; "
            f"echo 3 > {door}; echo ack > {TRACING}/trace_marker; echo 0 > {drop}; sleep 0.5")
     with background(guest, READ_DISK):
         assert told(guest, 60, enough=1)
