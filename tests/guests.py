@@ -36,8 +36,10 @@ COMPLAINT = re.compile(
     r"WARNING:|BUG:|BUG at|Oops|rcu.*(stall|starved)|soft lockup|blocked for more than|Call Trace"
     r"|Kernel panic|Out of memory|page allocation failure"
 )
-_FAILED_ALLOCATION = re.compile(r"^.*page allocation failure.*$(\n.*)*?(\n.*</TASK>$|\Z)", re.M)
-"""Up to the end of its trace, which may not be written yet."""
+_FAILED_ALLOCATION = re.compile(
+    r"^.*page allocation failure.*$(\n(?!.*(WARNING:|BUG|Oops|Kernel panic|Out of memory)).*)*?"
+    r"(\n.*</TASK>$|\Z)", re.M)
+"""Up to the end of its trace, which may not be written yet. No other complaint stands in it."""
 _CALLED = re.compile(r"^(?!.* \? ).*balloon", re.M)
 """A caller of the balloon's; `?` is what an earlier call has left on the stack."""
 

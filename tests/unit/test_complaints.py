@@ -35,6 +35,11 @@ def test_a_trace_that_is_not_written_yet_is_none() -> None:
     assert complained("\n".join(begun)) == []
 
 
+def test_what_comes_after_a_trace_without_an_end_is_found() -> None:
+    begun = FAILED.format(function="swap_cluster_alloc_table").splitlines()[:3]
+    assert BUG in complained("\n".join([*begun, BUG]))
+
+
 def test_what_stands_beside_a_failed_allocation_is_found() -> None:
     other = FAILED.format(function="swap_cluster_alloc_table")
     assert complained(f"{BUG}\n{other}{other}{BUG}\n") == [BUG, BUG]
