@@ -20,8 +20,8 @@
  *   resume_work	process context, one at a time, on a queue with a
  *			rescuer: no worker can be forked when it is needed most
  *   acked		the virtqueue's interrupt
- *   pressed, hold,
- *   target		the driver's size work
+ *   pressed, hold	the driver's size work
+ *   target		the same, and probe and restore
  *   debugfs		a reader's process context
  */
 #include <linux/irq_work.h>
@@ -88,12 +88,13 @@ static bool balloon_pressure_queue(struct balloon_pressure *bp,
 	return virtqueue_kick_prepare(bp->vq);
 }
 
-/* With the lock held. The message that waits for the ack is not sent. */
-static void balloon_pressure_drop_pending(struct balloon_pressure *bp)
+/* With the lock held. This window's message is not sent, if it has one. */
+static void balloon_pressure_suppress(struct balloon_pressure *bp,
+				      struct balloon_window *window)
 {
-	if (bp->pending.level)
-		bp->counts.suppressed[bp->pending.level]++;
-	bp->pending.level = BALLOON_PRESSURE_NONE;
+	if (window->level)
+		bp->counts.suppressed[window->level]++;
+	window->level = BALLOON_PRESSURE_NONE;
 }
 
 /* With the lock held. Lower levels and the same one keep the interval. */
@@ -117,29 +118,38 @@ static void balloon_pressure_pause(struct balloon_pressure *bp)
 			 msecs_to_jiffies(BALLOON_PRESSURE_OVER_MS));
 }
 
-/* Process context. Send the window's level, or keep it, or count it as lost. */
+/*
+ * Process context. A window's level, or none: the worst that is not told yet is
+ * pending, and is sent unless a message is in flight. It tells the others as
+ * well, which count as lost.
+ */
 static void balloon_pressure_send(struct balloon_pressure *bp,
-				  const struct balloon_window *window)
+				  struct balloon_window *window)
 {
-	unsigned int level = window->level;
+	struct balloon_window *pending = &bp->pending;
 	bool notify = false;
 	unsigned int i;
 
 	spin_lock_irq(&bp->lock);
-	if (bp->running && bp->in_flight &&
-	    level > max(bp->in_flight, bp->pending.level)) {
-		balloon_pressure_drop_pending(bp);
-		bp->pending = *window;
-	} else if (!bp->running || bp->in_flight ||
-		   level <= bp->pending.level ||
-		   balloon_pressure_too_soon(bp, level)) {
-		/* A pending one is next: the ack that came has queued it. */
-		bp->counts.suppressed[level]++;
+	if (!bp->running ||
+	    window->level <= max(bp->in_flight, pending->level)) {
+		balloon_pressure_suppress(bp, window);
 	} else {
-		/* A host that knows only the lowest message still acts. */
-		for (i = 0; i < level; i++)
-			bp->msg[i] = cpu_to_virtio32(bp->vdev, i + 1);
-		notify = balloon_pressure_queue(bp, level, window);
+		balloon_pressure_suppress(bp, pending);
+		*pending = *window;
+	}
+
+	if (pending->level && !bp->in_flight) {
+		if (balloon_pressure_too_soon(bp, pending->level)) {
+			balloon_pressure_suppress(bp, pending);
+		} else {
+			/* A host that knows only the lowest message still acts. */
+			for (i = 0; i < pending->level; i++)
+				bp->msg[i] = cpu_to_virtio32(bp->vdev, i + 1);
+			notify = balloon_pressure_queue(bp, pending->level,
+							pending);
+			pending->level = BALLOON_PRESSURE_NONE;
+		}
 	}
 	spin_unlock_irq(&bp->lock);
 
@@ -155,18 +165,9 @@ static void balloon_pressure_sample(struct work_struct *work)
 {
 	struct balloon_pressure *bp =
 		container_of(work, struct balloon_pressure, sample_work.work);
-	struct balloon_window pending = {};
 	struct balloon_window window = {};
-	bool running;
 
-	spin_lock_irq(&bp->lock);
-	running = bp->running;
-	if (running && !bp->in_flight) {
-		pending = bp->pending;
-		bp->pending.level = BALLOON_PRESSURE_NONE;
-	}
-	spin_unlock_irq(&bp->lock);
-	if (!running)
+	if (!READ_ONCE(bp->running))
 		return;
 
 	if (balloon_window_look(&bp->mark, &window)) {
@@ -181,16 +182,8 @@ static void balloon_pressure_sample(struct work_struct *work)
 		queue_delayed_work(bp->wq, &bp->sample_work,
 				   msecs_to_jiffies(BALLOON_PRESSURE_SAMPLE_MS));
 
-	/* The higher one tells the other as well. */
-	if (pending.level > window.level)
-		swap(pending, window);
-	if (window.level)
-		balloon_pressure_send(bp, &window);
-	if (pending.level) {
-		spin_lock_irq(&bp->lock);
-		bp->counts.suppressed[pending.level]++;
-		spin_unlock_irq(&bp->lock);
-	}
+	/* Without a level as well: the ack may have come that one waits for. */
+	balloon_pressure_send(bp, &window);
 }
 
 /*
@@ -208,7 +201,7 @@ static void balloon_pressure_resume(struct work_struct *work)
 	spin_lock_irq(&bp->lock);
 	WRITE_ONCE(bp->pressed, false);
 	/* The ack has not come in time for this one to be true still. */
-	balloon_pressure_drop_pending(bp);
+	balloon_pressure_suppress(bp, &bp->pending);
 	deferred = bp->deferred;
 	bp->deferred = false;
 	spin_unlock_irq(&bp->lock);
@@ -377,7 +370,7 @@ void balloon_pressure_stop(struct balloon_pressure *bp)
 {
 	spin_lock_irq(&bp->lock);
 	WRITE_ONCE(bp->running, false);
-	balloon_pressure_drop_pending(bp);
+	balloon_pressure_suppress(bp, &bp->pending);
 	spin_unlock_irq(&bp->lock);
 
 	irq_work_sync(&bp->sign);
