@@ -105,14 +105,13 @@ def _log(kernel: Kernel, name: str) -> Path:
 def _compiled(kernel: Kernel, check: str, options: Sequence[str]) -> Result:
     """The driver with and without the lab's door, compared with the stock driver."""
     name = check.replace("=", "").lower()
-    plain = tuple(f"{option.split('=')[0]}=" for option in kmod.OPTIONS)
     hook = paths.TREE / kernel.target.patch
     what = f"the driver of Linux {kernel.version}"
     stock = _build(kernel, _log(kernel, f"{name}-stock"), options, _lay_out_stock(kernel))
     log = _log(kernel, name)
     said: dict[Complaint, None] = {}
     elsewhere: set[Complaint] = set()
-    for extra in ((), plain):
+    for extra in ((kmod.LAB,), ()):
         found = _build(kernel, log, (*options, *extra), lambda into: kmod.prepare(
             into, kernel.source.driver, hook, what))
         if check == "sparse":

@@ -169,7 +169,12 @@ def test_own_trees_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(LabError, match="is no QEMU source tree"):
         qemu.ensure(targets.load().qemu())
     with pytest.raises(LabError, match="has no drivers/virtio/virtio_balloon.c"):
-        kmod.build_for_tree(tmp_path, tmp_path / "hook.patch", tmp_path / "out")
+        kmod.build_for_tree(tmp_path, [tmp_path / "hook.patch"], tmp_path / "out")
+    driver = tmp_path / "drivers/virtio/virtio_balloon.c"
+    driver.parent.mkdir(parents=True)
+    driver.touch()
+    with pytest.raises(LabError, match=r"has no Module\.symvers"):
+        kmod.build_for_tree(tmp_path, [tmp_path / "hook.patch"], tmp_path / "out")
 
 
 def test_configure_arguments_are_the_common_and_its_own() -> None:
